@@ -1,0 +1,3 @@
+//! Guest agent: PID 1 of a pod's microVM.
+
+fn main() {}

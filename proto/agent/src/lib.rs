@@ -1,0 +1,1 @@
+//! Wire contract between the daemon and the guest agent.

@@ -1,0 +1,1 @@
+//! CRI v1 and the operator service, as tonic types.

@@ -1,0 +1,1 @@
+//! Streaming writer of EROFS images from layer tarballs.

@@ -1,0 +1,1 @@
+//! Content store, image import and records.

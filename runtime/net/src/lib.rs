@@ -1,0 +1,1 @@
+//! Embedded pod network: bridge, address pool, NAT, tap.

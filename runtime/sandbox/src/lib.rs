@@ -1,0 +1,1 @@
+//! Pod sandboxes: the trait, and the microVM behind it.

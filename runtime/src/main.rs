@@ -1,0 +1,3 @@
+//! Node daemon and command line of the Bulkhead container runtime.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! Benchmarks, run inside the test host.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! Whole-node tests, run inside the test host.
+
+fn main() {}

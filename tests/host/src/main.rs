@@ -1,0 +1,3 @@
+//! The test host: a disposable machine with a usable KVM.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! The virtual machine monitor: one process per pod.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Virtio queues and devices, independent of transport.
