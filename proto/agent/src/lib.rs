@@ -1,1 +1,43 @@
-//! Wire contract between the daemon and the guest agent.
+//! Wire contract between the node daemon and the guest agent.
+//!
+//! * [`agent`] and [`agent_ttrpc`]: messages and service of `proto/agent.proto`.
+//! * [`stdio`]: the framing of process input and output, one connection a stream.
+//!
+//! Ports are vsock ports for a microVM.
+#![deny(unsafe_code)]
+#![cfg_attr(test, allow(clippy::unwrap_used))] // a failed unwrap is a failed test
+
+pub mod stdio;
+
+#[allow(
+    missing_docs,
+    unsafe_code,
+    unreachable_pub,
+    rust_2018_idioms,
+    clippy::all,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::cast_possible_wrap,
+    rustdoc::all
+)] // generated code
+mod generated {
+    include!(concat!(env!("OUT_DIR"), "/mod.rs"));
+}
+pub use generated::{agent, agent_ttrpc};
+
+/// The agent's ttrpc server; the guest listens.
+pub const AGENT_PORT: u32 = 1024;
+/// Process streams; the guest listens.
+pub const STDIO_PORT: u32 = 1025;
+/// The guest connects out to the host here, once, when its agent is ready.
+pub const READY_PORT: u32 = 2048;
+/// The guest's vsock context id. Every VM has its own host-side socket, so one
+/// number serves all.
+pub const GUEST_CID: u32 = 3;
+/// Longest container or exec id an agent accepts, in bytes.
+pub const MAX_ID_LEN: usize = 128;
+/// Largest ttrpc message either side accepts, in bytes: ttrpc's own bound.
+pub const MAX_MESSAGE_LEN: usize = 4 << 20;
