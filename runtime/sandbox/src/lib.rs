@@ -1,1 +1,135 @@
-//! Pod sandboxes: the trait, and the microVM behind it.
+//! Pod sandboxes.
+//!
+//! A [`Sandbox`] is the place where one pod's containers run; a [`Launcher`]
+//! makes sandboxes, finds them again after a daemon restart, and removes every
+//! trace of one. `MicroVm` is the place that gives each pod its own virtual
+//! machine; the CRI layer knows only these traits.
+//!
+//! The CRI layer records what it is about to do before it calls in here; calls
+//! that make something are safe to follow with [`Launcher::destroy`] at any
+//! point, whether they succeeded, failed, or were cut off by a crash.
+#![deny(unsafe_code)]
+
+pub mod error;
+pub mod spec;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use tokio::sync::watch;
+
+pub use error::{Error, ErrorKind, Result};
+pub use spec::{
+    ContainerSpec, ContainerStats, Dns, ExecSpec, Exit, GuestStats, Interface, LogTarget, Process,
+    ProcessId, ProcessState, SandboxExit, SandboxRecord, SandboxSpec, Started, Stream, Timing,
+    WindowSize,
+};
+
+/// Makes, finds again and removes sandboxes of one kind.
+#[async_trait]
+pub trait Launcher: Send + Sync {
+    /// Starts a sandbox and returns when its agent is ready and configured.
+    ///
+    /// # Errors
+    /// Whatever failed; everything made so far has been removed again.
+    async fn launch(&self, spec: SandboxSpec) -> Result<Arc<dyn Sandbox>>;
+
+    /// Takes over a sandbox that an earlier daemon process started.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] when it is gone (its process, or its guest's agent).
+    async fn adopt(&self, record: &SandboxRecord) -> Result<Arc<dyn Sandbox>>;
+
+    /// Removes everything a sandbox with this id may have left on the host:
+    /// processes, sockets, cgroup, files. Idempotent; unknown ids succeed.
+    async fn destroy(&self, pod_id: &str) -> Result<()>;
+
+    /// Ids of all pods that have left anything on the host, for the reconciler.
+    async fn leftovers(&self) -> Result<Vec<String>>;
+}
+
+/// Where one pod's containers run.
+///
+/// Container ids are the CRI's. A process is (container, exec id); a container's
+/// own init has the empty exec id. No method blocks longer than its own bounded
+/// deadline, except [`Sandbox::wait`]; a sandbox that dies fails every call under
+/// way with [`ErrorKind::SandboxDead`].
+#[async_trait]
+pub trait Sandbox: Send + Sync {
+    /// What an adopting daemon needs to find this sandbox again.
+    fn record(&self) -> SandboxRecord;
+
+    /// Becomes `Some` when the sandbox has ended, for whatever reason, and stays so.
+    fn exited(&self) -> watch::Receiver<Option<SandboxExit>>;
+
+    /// Phases of the start with their durations, in order.
+    fn timings(&self) -> Vec<Timing>;
+
+    /// Creates a container: attaches its layers, prepares its root file system,
+    /// creates its init process, and begins to drain its output into its log.
+    ///
+    /// # Errors
+    /// Whatever failed; the container does not exist then.
+    async fn create_container(&self, spec: ContainerSpec) -> Result<()>;
+
+    /// Runs the user's program.
+    ///
+    /// # Errors
+    /// The execve's own error ([`ErrorKind::NotFound`] for a missing program,
+    /// [`ErrorKind::PermissionDenied`], [`ErrorKind::InvalidArgument`]).
+    async fn start_container(&self, container_id: &str) -> Result<Started>;
+
+    /// Resumes the output draining of a container after adoption. `log` is where
+    /// it was going; the bytes already there are not written again.
+    async fn resume_container(&self, container_id: &str, log: LogTarget) -> Result<()>;
+
+    /// Closes and opens the container's log anew (rotation).
+    async fn reopen_log(&self, container_id: &str) -> Result<()>;
+
+    /// Removes a created or exited container and releases its layers. Idempotent.
+    async fn remove_container(&self, container_id: &str) -> Result<()>;
+
+    /// Starts a further process in a running container. Its streams are opened
+    /// with [`Sandbox::open_output`] and [`Sandbox::open_input`].
+    async fn exec(&self, spec: ExecSpec) -> Result<()>;
+
+    /// Forgets an exec process that has ended, or kills and forgets it.
+    async fn forget_exec(&self, process: &ProcessId) -> Result<()>;
+
+    /// Sends a signal to the process, or with `all` to its whole tree.
+    async fn signal(&self, process: &ProcessId, signal: u32, all: bool) -> Result<()>;
+
+    /// Waits until the process has ended and, for a container's init, until the
+    /// last byte of its output is in its log.
+    async fn wait(&self, process: &ProcessId) -> Result<Exit>;
+
+    /// Changes the size of the process's terminal.
+    async fn resize(&self, process: &ProcessId, window: WindowSize) -> Result<()>;
+
+    /// Follows a process's output from now on: an exec's from its first byte
+    /// (each byte goes to one reader only), a container's as it goes to the log
+    /// (any number of followers).
+    async fn open_output(
+        &self,
+        process: &ProcessId,
+        stream: Stream,
+    ) -> Result<tokio::sync::mpsc::Receiver<Vec<u8>>>;
+
+    /// The process's stdin. Dropping the sender closes it where `stdin_once` was
+    /// asked for; a send waits while the process does not read.
+    async fn open_input(&self, process: &ProcessId) -> Result<tokio::sync::mpsc::Sender<Vec<u8>>>;
+
+    /// Every process that the guest knows.
+    async fn processes(&self) -> Result<Vec<Process>>;
+
+    /// Resource use of all containers, and of the guest as a whole.
+    async fn stats(&self) -> Result<(Vec<ContainerStats>, GuestStats)>;
+
+    /// Ends the sandbox: asks the guest, waits at most `grace`, then kills. Never
+    /// fails for a guest's sake; when it returns, no process is left.
+    async fn stop(&self, grace: std::time::Duration) -> Result<()>;
+
+    /// Free-form facts for verbose status: VM id, VMM pid, kernel, agent version,
+    /// devices, sizes, exits.
+    async fn info(&self) -> serde_json::Value;
+}
