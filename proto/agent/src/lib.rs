@@ -1,12 +1,14 @@
 //! Wire contract between the node daemon and the guest agent.
 //!
 //! * [`agent`] and [`agent_ttrpc`]: messages and service of `proto/agent.proto`.
+//! * [`ready`]: the notice a guest sends when its agent can be called.
 //! * [`stdio`]: the framing of process input and output, one connection a stream.
 //!
 //! Ports are vsock ports for a microVM.
 #![deny(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used))] // a failed unwrap is a failed test
 
+pub mod ready;
 pub mod stdio;
 
 #[allow(

@@ -104,6 +104,24 @@ impl Frame {
         Self::assemble(kind, offset, body, MAX_DATA)
     }
 
+    /// Writes the head of a [`Frame::Data`] of `len` bytes at `offset` to `wire`;
+    /// the bytes themselves are to follow. For senders that have them elsewhere.
+    /// `len` is 1..=[`MAX_DATA`].
+    pub fn encode_data_header(offset: u64, len: usize, wire: &mut Vec<u8>) {
+        debug_assert!((1..=MAX_DATA).contains(&len), "data of a length out of bounds");
+        let length = u32::try_from(1 + 8 + len).unwrap_or(u32::MAX);
+        wire.extend_from_slice(&length.to_le_bytes());
+        wire.push(DATA);
+        wire.extend_from_slice(&offset.to_le_bytes());
+    }
+
+    /// Writes a whole [`Frame::Eof`] to `wire`.
+    pub fn encode_eof(offset: u64, wire: &mut Vec<u8>) {
+        wire.extend_from_slice(&9_u32.to_le_bytes());
+        wire.push(EOF);
+        wire.extend_from_slice(&offset.to_le_bytes());
+    }
+
     fn assemble(
         kind: u8,
         offset: Option<u64>,
@@ -247,6 +265,17 @@ mod tests {
         fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = Frame::decode(&bytes);
         }
+    }
+
+    #[test]
+    fn heads_written_apart_are_the_same_frames() {
+        let mut wire = Vec::new();
+        Frame::encode_data_header(7, 3, &mut wire);
+        wire.extend_from_slice(b"abc");
+        assert_eq!(wire, Frame::Data(7, b"abc".to_vec()).encode().unwrap());
+        wire.clear();
+        Frame::encode_eof(9, &mut wire);
+        assert_eq!(wire, Frame::Eof(9).encode().unwrap());
     }
 
     #[test]

@@ -83,6 +83,26 @@ impl ExitReason {
     }
 }
 
+/// What a VMM leaves in [`EXIT_REPORT`] as its last act, as one JSON object. The
+/// file may be missing (a VMM that was killed); readers bound its size and
+/// believe nothing in it beyond what it says about its own VM.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+pub struct ExitReport {
+    /// [`ExitReason::as_str`].
+    pub reason: String,
+    /// For an operator: what happened, in a sentence.
+    pub message: String,
+    /// The end of the guest's console, at most [`MAX_CONSOLE_TAIL`] bytes,
+    /// invalid UTF-8 replaced. Empty without a console.
+    pub console: String,
+}
+
+/// Most bytes of the guest's console that are kept for its last words.
+pub const MAX_CONSOLE_TAIL: usize = 64 << 10;
+/// Most bytes of an exit report: the console's tail with every byte escaped.
+pub const MAX_EXIT_REPORT: u64 = 512 << 10;
+
 #[cfg(test)]
 mod tests {
     use super::ExitReason;
