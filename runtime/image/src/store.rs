@@ -1,0 +1,657 @@
+//! The content store.
+//!
+//! ```text
+//! <dir>/images.redb               records (see `records`)
+//! <dir>/blobs/sha256/<hex>        configurations, manifests, indexes: small
+//! <dir>/layers/<diff id>.v1.erofs layers, one file each, shared by all images
+//! <dir>/tmp/                      what is being written; emptied at start
+//! ```
+//!
+//! A file becomes visible in one order only: written in `tmp/`, fsync, renamed
+//! into place, its directory fsynced, and only then named by a record. It goes
+//! in the opposite order. Whatever is found at start that no record names is
+//! left over from a crash and is removed.
+//!
+//! A layer or blob is kept while an image record names it (also the record of a
+//! removed image that a pod still holds) or while an import has it *pinned*.
+//! All of that is decided under one lock, so collection cannot race an import
+//! or a pod.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use crate::config::ImageConfig;
+use crate::digest::Digest;
+use crate::error::{Error, IoContext, Result};
+use crate::files;
+use crate::image::{FsInfo, Image, Layer, Problem, Removed};
+use crate::limits::Limits;
+use crate::records::{Changes, ImageRecord, LayerRecord, Records};
+use crate::reference::Reference;
+
+/// Shortest accepted prefix of an image id.
+const ID_PREFIX_MIN: usize = 3;
+
+/// The image store. Clones share one store. All methods block on the disk at
+/// most for the time of a small transaction, except [`Store::import`].
+#[derive(Clone)]
+pub struct Store {
+    pub(crate) inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) dir: PathBuf,
+    pub(crate) limits: Limits,
+    pub(crate) records: Records,
+    state: Mutex<State>,
+    /// Signalled when a layer's conversion ends.
+    pub(crate) converted: Condvar,
+}
+
+#[derive(Default)]
+pub(crate) struct State {
+    images: BTreeMap<Digest, Entry>,
+    pub(crate) layers: BTreeMap<Digest, LayerRecord>,
+    /// Layers (by diff id) and blobs that running imports rely on.
+    pins: HashMap<Digest, usize>,
+    /// Layers that are being converted, by diff id.
+    pub(crate) converting: HashSet<Digest>,
+    /// Images that pods rely on.
+    holds: HashMap<Digest, usize>,
+    problems: Vec<Problem>,
+}
+
+struct Entry {
+    record: ImageRecord,
+    /// The image, or why it cannot be used.
+    image: Result<Arc<Image>, String>,
+}
+
+impl Store {
+    /// Opens the store in `dir`, creating it where it is missing, with default
+    /// limits.
+    ///
+    /// Left-over temporary files are removed. Images whose files are damaged or
+    /// missing are set aside (see [`Store::problems`]); the others are usable.
+    ///
+    /// # Errors
+    /// If the directory cannot be made or read, or if the database is damaged
+    /// or in use by another process.
+    pub fn open(dir: impl AsRef<Path>) -> Result<Self> {
+        Self::open_with(dir, Limits::default())
+    }
+
+    /// [`Store::open`] with the given limits on what is imported.
+    pub fn open_with(dir: impl AsRef<Path>, limits: Limits) -> Result<Self> {
+        let dir = dir.as_ref().to_owned();
+        for sub in ["blobs/sha256", "layers", "tmp"] {
+            let path = dir.join(sub);
+            fs::create_dir_all(&path).at("create", &path)?;
+        }
+        files::sync_dir(&dir)?;
+        let records = Records::open(&dir.join("images.redb"))?;
+        let loaded = records.load()?;
+        files::empty_dir(&dir.join("tmp"))?;
+
+        let mut state = State::default();
+        for (what, reason) in loaded.unreadable {
+            tracing::error!(%what, %reason, "unreadable record set aside");
+            let reason = format!("unreadable record: {reason}; import the image again");
+            state.problems.push(Problem { what, reason });
+        }
+        state.layers = loaded
+            .layers
+            .into_iter()
+            .map(|record| (record.diff_id, record))
+            .collect();
+        let inner = Inner {
+            dir,
+            limits,
+            records,
+            state: Mutex::new(State::default()),
+            converted: Condvar::new(),
+        };
+        for record in loaded.images {
+            let image = inner.load_image(&record, &state.layers);
+            if let Err(reason) = &image {
+                tracing::error!(image = %record.id, %reason, "damaged image set aside");
+            }
+            state.images.insert(record.id, Entry { record, image });
+        }
+        inner.remove_strays(&state)?;
+        *inner.lock() = state;
+        Ok(Self {
+            inner: Arc::new(inner),
+        })
+    }
+
+    /// The store's directory.
+    pub fn dir(&self) -> &Path {
+        &self.inner.dir
+    }
+
+    /// All usable images, ordered by id. Served from memory.
+    pub fn list(&self) -> Vec<Arc<Image>> {
+        self.inner.lock().visible().cloned().collect()
+    }
+
+    /// The usable image with this id. Served from memory.
+    pub fn get(&self, id: &Digest) -> Option<Arc<Image>> {
+        self.inner.lock().visible_by_id(id)
+    }
+
+    /// Finds the image that `reference` means: an id (`sha256:…` or 64 hex
+    /// digits), a name with tag, digest or neither (then `latest`), or a unique
+    /// prefix of an id of at least three digits. Served from memory.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Ambiguous`], or [`Error::Reference`] where
+    /// the text is none of these.
+    pub fn resolve(&self, reference: &str) -> Result<Arc<Image>> {
+        self.inner.lock().resolve(reference)
+    }
+
+    /// Removes the image that `reference` means, with all its names, as CRI's
+    /// RemoveImage does. It vanishes from every list at once. Layers that no
+    /// other image uses are deleted, at once or with the last [`Hold`].
+    ///
+    /// # Errors
+    /// As [`Store::resolve`]; or the database or disk failed, and then the
+    /// image is either wholly here or wholly gone.
+    pub fn remove(&self, reference: &str) -> Result<Removed> {
+        let mut state = self.inner.lock();
+        let id = match state.resolve(reference) {
+            Ok(image) => image.id,
+            Err(error) => state.damaged_id(reference).ok_or(error)?,
+        };
+        let Some(entry) = state.images.get(&id) else {
+            return Err(Error::NotFound(reference.to_owned()));
+        };
+        let repo_tags = entry.record.repo_tags.clone();
+        if state.holds.contains_key(&id) {
+            let mut record = entry.record.clone();
+            record.removed = true;
+            record.repo_tags.clear();
+            record.repo_digests.clear();
+            let put_images = vec![&record];
+            self.inner.records.commit(&Changes {
+                put_images,
+                ..Changes::default()
+            })?;
+            if let Some(entry) = state.images.get_mut(&id) {
+                entry.record = record;
+            }
+            return Ok(Removed {
+                id,
+                repo_tags,
+                freed_bytes: 0,
+            });
+        }
+        let freed_bytes = self.inner.purge(&mut state, &id)?;
+        Ok(Removed {
+            id,
+            repo_tags,
+            freed_bytes,
+        })
+    }
+
+    /// Keeps the files of an image in place until the returned guard is
+    /// dropped, whatever is removed meanwhile. Each pod holds what it uses.
+    /// Images that were removed while held can be held again, so that a
+    /// restarted daemon can hold what its living pods use before it calls
+    /// [`Store::collect`].
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if there is no such usable image.
+    pub fn hold(&self, id: &Digest) -> Result<Hold> {
+        let mut state = self.inner.lock();
+        let image = match state.images.get(id) {
+            Some(Entry {
+                image: Ok(image), ..
+            }) => image.clone(),
+            _ => return Err(Error::NotFound(id.to_string())),
+        };
+        *state.holds.entry(*id).or_insert(0) += 1;
+        drop(state);
+        Ok(Hold {
+            inner: self.inner.clone(),
+            image,
+        })
+    }
+
+    /// Deletes what nothing needs: removed images without a hold, and layers
+    /// and blobs of no image. The daemon calls it once after it has adopted its
+    /// pods; at other times the store does it by itself. Returns bytes freed.
+    pub fn collect(&self) -> Result<u64> {
+        let mut state = self.inner.lock();
+        let gone: Vec<Digest> = state
+            .images
+            .iter()
+            .filter(|(id, entry)| entry.record.removed && !state.holds.contains_key(id))
+            .map(|(id, _)| *id)
+            .collect();
+        let mut freed = 0;
+        for id in gone {
+            freed += self.inner.purge(&mut state, &id)?;
+        }
+        Ok(freed + self.inner.sweep(&mut state)?)
+    }
+
+    /// Marks an image as not to be garbage-collected, or not so.
+    pub fn set_pinned(&self, id: &Digest, pinned: bool) -> Result<()> {
+        let mut state = self.inner.lock();
+        let Some(entry) = state.images.get(id) else {
+            return Err(Error::NotFound(id.to_string()));
+        };
+        let mut record = entry.record.clone();
+        record.pinned = pinned;
+        let put_images = vec![&record];
+        self.inner.records.commit(&Changes {
+            put_images,
+            ..Changes::default()
+        })?;
+        self.inner.reload(&mut state, record);
+        Ok(())
+    }
+
+    /// Bytes and inodes in use, as the file system counts them.
+    pub fn fs_info(&self) -> Result<FsInfo> {
+        let mut info = FsInfo {
+            path: self.inner.dir.clone(),
+            used_bytes: 0,
+            inodes_used: 0,
+        };
+        // The store is two levels deep; nothing here recurses without bound.
+        let mut pending = vec![(self.inner.dir.clone(), 0)];
+        while let Some((dir, depth)) = pending.pop() {
+            for entry in fs::read_dir(&dir).at("list", &dir)? {
+                let entry = entry.at("list", &dir)?;
+                // A file may vanish between listing and looking: an import ended.
+                let Ok(meta) = entry.metadata() else { continue };
+                info.used_bytes += meta.blocks() * 512;
+                info.inodes_used += 1;
+                if meta.is_dir() && depth < 3 {
+                    pending.push((entry.path(), depth + 1));
+                }
+            }
+        }
+        Ok(info)
+    }
+
+    /// What is damaged and was set aside.
+    pub fn problems(&self) -> Vec<Problem> {
+        let state = self.inner.lock();
+        let damaged = state.images.iter().filter_map(|(id, entry)| {
+            let reason = entry.image.as_ref().err()?;
+            let names = entry.record.repo_tags.join(", ");
+            let reason = format!("{reason}; import it again, or remove it ({names})");
+            Some(Problem {
+                what: format!("image {id}"),
+                reason,
+            })
+        });
+        state.problems.iter().cloned().chain(damaged).collect()
+    }
+}
+
+/// Keeps an image's files in place. See [`Store::hold`].
+pub struct Hold {
+    inner: Arc<Inner>,
+    image: Arc<Image>,
+}
+
+impl Hold {
+    /// The image that is held.
+    pub fn image(&self) -> &Arc<Image> {
+        &self.image
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        let mut state = self.inner.lock();
+        let id = self.image.id;
+        let Some(count) = state.holds.get_mut(&id) else {
+            return;
+        };
+        *count -= 1;
+        if *count > 0 {
+            return;
+        }
+        state.holds.remove(&id);
+        if state
+            .images
+            .get(&id)
+            .is_some_and(|entry| entry.record.removed)
+            && let Err(error) = self.inner.purge(&mut state, &id)
+        {
+            tracing::warn!(image = %id, %error, "removed image left to the next collection");
+        }
+    }
+}
+
+impl State {
+    fn visible(&self) -> impl Iterator<Item = &Arc<Image>> {
+        self.images
+            .values()
+            .filter(|entry| !entry.record.removed)
+            .filter_map(|entry| entry.image.as_ref().ok())
+    }
+
+    fn visible_by_id(&self, id: &Digest) -> Option<Arc<Image>> {
+        let entry = self.images.get(id).filter(|entry| !entry.record.removed)?;
+        entry.image.as_ref().ok().cloned()
+    }
+
+    fn resolve(&self, text: &str) -> Result<Arc<Image>> {
+        let not_found = || Error::NotFound(text.chars().take(512).collect());
+        let hex = text.strip_prefix("sha256:").unwrap_or(text);
+        if let Ok(id) = Digest::from_hex(hex) {
+            return self.visible_by_id(&id).ok_or_else(not_found);
+        }
+        let reference = Reference::parse(text);
+        if let Ok(reference) = &reference
+            && let Some(image) = self.by_reference(reference)
+        {
+            return Ok(image);
+        }
+        let prefix = hex.len() >= ID_PREFIX_MIN
+            && hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        if prefix {
+            let mut fits = self
+                .visible()
+                .filter(|image| image.id.hex().starts_with(hex));
+            match (fits.next(), fits.next()) {
+                (Some(image), None) => return Ok(image.clone()),
+                (Some(first), Some(second)) => {
+                    return Err(Error::Ambiguous {
+                        prefix: hex.to_owned(),
+                        first: first.id,
+                        second: second.id,
+                    });
+                }
+                (None, _) => return Err(not_found()),
+            }
+        }
+        match reference {
+            Ok(_) => Err(not_found()),
+            Err(source) => Err(Error::Reference {
+                text: text.chars().take(512).collect(),
+                source,
+            }),
+        }
+    }
+
+    /// A digest outranks a tag, as with every registry client.
+    fn by_reference(&self, reference: &Reference) -> Option<Arc<Image>> {
+        let wanted = match reference.digest() {
+            Some(digest) => reference.with_digest(digest),
+            None => reference.tagged()?,
+        };
+        self.visible()
+            .find(|image| image.repo_digests.contains(&wanted) || image.repo_tags.contains(&wanted))
+            .cloned()
+    }
+
+    /// A damaged image can be named by its id or a tag, to be removed.
+    fn damaged_id(&self, text: &str) -> Option<Digest> {
+        let damaged = || {
+            self.images
+                .values()
+                .filter(|entry| entry.image.is_err() && !entry.record.removed)
+                .map(|entry| &entry.record)
+        };
+        if let Ok(id) = Digest::from_hex(text.strip_prefix("sha256:").unwrap_or(text)) {
+            return damaged().map(|record| record.id).find(|other| *other == id);
+        }
+        let tagged = Reference::parse(text).ok()?.tagged()?;
+        damaged()
+            .find(|record| record.repo_tags.contains(&tagged))
+            .map(|record| record.id)
+    }
+
+    fn needs(&self, select: impl Fn(&ImageRecord) -> &[Digest], digest: &Digest) -> bool {
+        self.pins.contains_key(digest)
+            || self
+                .images
+                .values()
+                .any(|entry| select(&entry.record).contains(digest))
+    }
+}
+
+impl Inner {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
+        // Every change of the state is complete before anything can panic.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn wait_converted<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        self.converted
+            .wait(state)
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn blob_path(&self, digest: &Digest) -> PathBuf {
+        self.dir.join("blobs/sha256").join(digest.hex())
+    }
+
+    pub(crate) fn layer_path(&self, record: &LayerRecord) -> PathBuf {
+        self.dir.join("layers").join(record.file_name())
+    }
+
+    pub(crate) fn tmp_dir(&self) -> PathBuf {
+        self.dir.join("tmp")
+    }
+
+    /// Builds the usable image from its record, or says what it lacks.
+    fn load_image(
+        &self,
+        record: &ImageRecord,
+        layers: &BTreeMap<Digest, LayerRecord>,
+    ) -> Result<Arc<Image>, String> {
+        let json = files::read_bounded(&self.blob_path(&record.id), self.limits.config_bytes)
+            .map_err(|error| error.to_string())?;
+        if Digest::of(&json) != record.id {
+            return Err("its configuration is damaged".into());
+        }
+        let config = ImageConfig::parse(&json).map_err(|error| error.to_string())?;
+        let mut found = Vec::with_capacity(record.layers.len());
+        for diff_id in &record.layers {
+            let Some(layer) = layers.get(diff_id) else {
+                return Err(format!("layer {diff_id} has no record"));
+            };
+            let erofs_path = self.layer_path(layer);
+            match fs::metadata(&erofs_path) {
+                Ok(meta) if meta.len() == layer.erofs_bytes => {}
+                Ok(meta) => {
+                    return Err(format!(
+                        "layer {diff_id} has {} bytes, not {}",
+                        meta.len(),
+                        layer.erofs_bytes
+                    ));
+                }
+                Err(error) => return Err(format!("layer {diff_id} cannot be read: {error}")),
+            }
+            let erofs_bytes = layer.erofs_bytes;
+            found.push(Layer {
+                diff_id: *diff_id,
+                erofs_path,
+                erofs_bytes,
+            });
+        }
+        Ok(Arc::new(Image {
+            id: record.id,
+            repo_tags: record.repo_tags.clone(),
+            repo_digests: record.repo_digests.clone(),
+            size_bytes: found.iter().map(|layer| layer.erofs_bytes).sum(),
+            config,
+            layers: found,
+            imported_at: SystemTime::UNIX_EPOCH + Duration::from_secs(record.imported_at),
+            pinned: record.pinned,
+        }))
+    }
+
+    /// Takes a record into memory and builds its image anew.
+    fn reload(&self, state: &mut State, record: ImageRecord) {
+        let image = self.load_image(&record, &state.layers);
+        state.images.insert(record.id, Entry { record, image });
+    }
+
+    /// Makes an image of `record` known, merging the names of an image with the
+    /// same id, and takes its tags away from whichever images had them.
+    pub(crate) fn commit_image(&self, mut record: ImageRecord) -> Result<Arc<Image>> {
+        let mut state = self.lock();
+        if let Some(known) = state
+            .images
+            .get(&record.id)
+            .filter(|known| !known.record.removed)
+        {
+            merge(&mut record.repo_tags, &known.record.repo_tags);
+            merge(&mut record.repo_digests, &known.record.repo_digests);
+            merge(&mut record.blobs, &known.record.blobs);
+            record.pinned |= known.record.pinned;
+        }
+        record.repo_tags.sort();
+        record.repo_digests.sort();
+        let robbed: Vec<ImageRecord> = state
+            .images
+            .values()
+            .map(|entry| &entry.record)
+            .filter(|other| other.id != record.id)
+            .filter(|other| {
+                other
+                    .repo_tags
+                    .iter()
+                    .any(|tag| record.repo_tags.contains(tag))
+            })
+            .map(|other| {
+                let mut other = other.clone();
+                other
+                    .repo_tags
+                    .retain(|tag| !record.repo_tags.contains(tag));
+                other
+            })
+            .collect();
+        let put_images = robbed.iter().chain([&record]).collect();
+        self.records.commit(&Changes {
+            put_images,
+            ..Changes::default()
+        })?;
+        let id = record.id;
+        for record in robbed.into_iter().chain([record]) {
+            self.reload(&mut state, record);
+        }
+        match state.images.get(&id).map(|entry| &entry.image) {
+            Some(Ok(image)) => Ok(image.clone()),
+            Some(Err(reason)) => Err(Error::Inconsistent(reason.clone())),
+            None => Err(Error::NotFound(id.to_string())),
+        }
+    }
+
+    /// Forgets an image and deletes what only it used.
+    fn purge(&self, state: &mut State, id: &Digest) -> Result<u64> {
+        self.records.commit(&Changes {
+            drop_images: vec![*id],
+            ..Changes::default()
+        })?;
+        state.images.remove(id);
+        self.sweep(state)
+    }
+
+    /// Deletes layers and blobs that no image and no import needs.
+    pub(crate) fn sweep(&self, state: &mut State) -> Result<u64> {
+        let unused: Vec<LayerRecord> = state
+            .layers
+            .values()
+            .filter(|layer| !state.needs(|record| &record.layers, &layer.diff_id))
+            .cloned()
+            .collect();
+        let mut freed = 0;
+        if !unused.is_empty() {
+            let drop_layers = unused.iter().map(|layer| layer.diff_id).collect();
+            self.records.commit(&Changes {
+                drop_layers,
+                ..Changes::default()
+            })?;
+        }
+        for layer in &unused {
+            state.layers.remove(&layer.diff_id);
+            let path = self.layer_path(layer);
+            freed += fs::metadata(&path).map_or(0, |meta| meta.blocks() * 512);
+            files::remove_file(&path)?;
+        }
+        let blobs = self.dir.join("blobs/sha256");
+        for entry in fs::read_dir(&blobs).at("list", &blobs)? {
+            let path = entry.at("list", &blobs)?.path();
+            if !self.is_needed_blob(state, &path) {
+                freed += fs::metadata(&path).map_or(0, |meta| meta.blocks() * 512);
+                files::remove_file(&path)?;
+            }
+        }
+        Ok(freed)
+    }
+
+    fn is_needed_blob(&self, state: &State, path: &Path) -> bool {
+        path.file_name()
+            .and_then(|name| name.to_str())
+            .and_then(|name| Digest::from_hex(name).ok())
+            .is_some_and(|digest| state.needs(|record| &record.blobs, &digest))
+    }
+
+    /// At start: removes files that no record names.
+    fn remove_strays(&self, state: &State) -> Result<()> {
+        let named: HashSet<PathBuf> = state
+            .layers
+            .values()
+            .map(|layer| self.layer_path(layer))
+            .collect();
+        let layers = self.dir.join("layers");
+        for entry in fs::read_dir(&layers).at("list", &layers)? {
+            let path = entry.at("list", &layers)?.path();
+            if !named.contains(&path) {
+                tracing::info!(path = %path.display(), "removing a layer that no record names");
+                files::remove_file(&path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Keeps a layer or blob from being collected while an import relies on it.
+    pub(crate) fn pin(self: &Arc<Self>, digest: Digest) -> Pin {
+        *self.lock().pins.entry(digest).or_insert(0) += 1;
+        Pin {
+            inner: self.clone(),
+            digest,
+        }
+    }
+}
+
+/// Keeps one layer or blob. See [`Inner::pin`].
+pub(crate) struct Pin {
+    inner: Arc<Inner>,
+    digest: Digest,
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        let mut state = self.inner.lock();
+        if let Some(count) = state.pins.get_mut(&self.digest) {
+            *count -= 1;
+            if *count == 0 {
+                state.pins.remove(&self.digest);
+            }
+        }
+    }
+}
+
+fn merge<T: Clone + PartialEq>(into: &mut Vec<T>, from: &[T]) {
+    for item in from {
+        if !into.contains(item) {
+            into.push(item.clone());
+        }
+    }
+}
