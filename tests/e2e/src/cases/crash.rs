@@ -1,0 +1,218 @@
+//! Processes that are killed: the daemon at any step, the VMM.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use bulkhead_cri_api::v1 as cri;
+
+use super::{clean, look, node};
+use crate::{
+    node::{Node, PATIENCE, Programs},
+    pod::{Pod, container_config, pod_config},
+};
+
+/// Kills the daemon at a sweep of moments in a create, from the request's arrival
+/// to after its answer. Afterwards the pod (and the container) is whole or gone,
+/// and the same request, sent again as kubelet does, succeeds.
+pub(crate) async fn daemon_killed_at_each_step(programs: &Programs) -> Result<()> {
+    let (mut node, _) = node(programs, "sweep", "").await?;
+
+    // How long an undisturbed create takes here sets the sweep's scale.
+    let began = Instant::now();
+    let mut pod = Pod::run(&node, "calibrate").await?;
+    let run = began.elapsed();
+    let began = Instant::now();
+    pod.sh("c", "exec sleep 100000").await?;
+    let start = began.elapsed();
+    pod.remove().await?;
+    let world = look(&node)?;
+
+    let mut whole = 0;
+    let mut gone = 0;
+    for step in 0..12_u32 {
+        let name = format!("sweep-{step}");
+        let config = pod_config(&node, &name, 0);
+        kill_during(&mut node, run * step / 10, async |node: &Node| {
+            Pod::run_with(node, config.clone()).await.map(drop)
+        })
+        .await?;
+        match listed(&node, &name).await? {
+            Some(id) => {
+                whole += 1;
+                let mut pod = Pod::attach(&node, id, config.clone()).await?;
+                let id = pod.sh("probe", "echo alive").await?;
+                ensure!(pod.exited(&id, PATIENCE).await?.exit_code == 0);
+                ensure!(pod.output("probe", "stdout")? == "alive\n");
+            }
+            None => gone += 1,
+        }
+        let mut pod = Pod::run_with(&node, config).await?;
+        pod.remove().await?;
+        let differences = world.differences(&look(&node)?);
+        // The daemon is another process now; what it has open is counted anew.
+        let differences: Vec<_> = without_daemon(differences);
+        ensure!(differences.is_empty(), "step {step}: {differences:#?}");
+    }
+    println!("    sandbox creates: {whole} whole, {gone} gone after {run:.1?} of create");
+    ensure!(whole > 0 && gone > 0, "the sweep missed the create");
+
+    let mut pod = Pod::run(&node, "host").await?;
+    for step in 0..10_u32 {
+        let config = container_config(&format!("c{step}"), "echo up; exec sleep 100000");
+        let pod_id = pod.id.clone();
+        let sandbox = pod.config.clone();
+        let request = config.clone();
+        kill_during(&mut node, start * step / 8, async |node: &Node| {
+            let mut pod = Pod::attach(node, pod_id.clone(), sandbox.clone()).await?;
+            let id = pod.create(request.clone()).await?;
+            pod.start(&id).await?;
+            Ok(())
+        })
+        .await?;
+        pod.reconnect(&node).await?;
+        ensure!(
+            pod.pod_status().await?.state() == cri::PodSandboxState::SandboxReady,
+            "step {step}: the pod did not survive"
+        );
+        // Whole or gone: creating again joins or makes it, and it can be run.
+        let id = pod.create(config).await?;
+        if pod.status(&id).await?.state() == cri::ContainerState::ContainerCreated {
+            pod.start(&id).await?;
+        }
+        let answer = pod.exec(&id, "echo in").await?;
+        ensure!(answer.stdout.as_ref() == b"in\n", "step {step}: {answer:?}");
+        pod.stop_container(&id, 0).await?;
+        pod.remove_container(&id).await?;
+    }
+    pod.remove().await?;
+    let differences = without_daemon(world.differences(&look(&node)?));
+    ensure!(differences.is_empty(), "{differences:#?}");
+    node.stop().await
+}
+
+/// Starts `work`, kills the daemon after `delay`, and starts it again.
+async fn kill_during(
+    node: &mut Node,
+    delay: Duration,
+    work: impl AsyncFn(&Node) -> Result<()>,
+) -> Result<()> {
+    {
+        let under_way = work(node);
+        tokio::pin!(under_way);
+        tokio::select! {
+            _ = &mut under_way => {}
+            () = tokio::time::sleep(delay) => {}
+        }
+    }
+    node.kill().await?;
+    node.start().await.context("starting again after the kill")
+}
+
+fn without_daemon(differences: Vec<String>) -> Vec<String> {
+    differences
+        .into_iter()
+        .filter(|line| !line.contains(": daemon has ") && !line.contains("bulkhead --config"))
+        .collect()
+}
+
+async fn listed(node: &Node, name: &str) -> Result<Option<String>> {
+    let mut runtime = node.runtime().await?;
+    let list = runtime
+        .list_pod_sandbox(cri::ListPodSandboxRequest::default())
+        .await?
+        .into_inner()
+        .items;
+    Ok(list
+        .into_iter()
+        .find(|pod| pod.metadata.as_ref().is_some_and(|m| m.name == name))
+        .map(|pod| pod.id))
+}
+
+/// Three kills while a container logs as fast as it can: every line is there once.
+pub(crate) async fn daemon_killed_under_a_fast_log(programs: &Programs) -> Result<()> {
+    let (mut node, world) = node(programs, "fastlog", "").await?;
+    let mut pod = Pod::run(&node, "fastlog").await?;
+    let lines = 60_000;
+    let id = pod
+        .sh("c", &format!("seq 1 {lines}; echo done >&2; exit 5"))
+        .await?;
+    for kill in 0..3 {
+        tokio::time::sleep(Duration::from_millis(300 + 200 * kill)).await;
+        node.kill().await?;
+        node.start().await?;
+        pod.reconnect(&node).await?;
+    }
+    let status = pod.exited(&id, PATIENCE).await?;
+    ensure!(status.exit_code == 5, "{status:?}");
+    let output = pod.output("c", "stdout")?;
+    let mut expected = 1;
+    for line in output.lines() {
+        ensure!(
+            line == expected.to_string(),
+            "line {expected} of the log is {line:?}"
+        );
+        expected += 1;
+    }
+    ensure!(
+        expected == lines + 1,
+        "the log ends after {} lines",
+        expected - 1
+    );
+    ensure!(pod.output("c", "stderr")? == "done\n");
+    pod.remove().await?;
+    let differences = without_daemon(world.differences(&look(&node)?));
+    ensure!(differences.is_empty(), "{differences:#?}");
+    node.stop().await
+}
+
+/// A container that ends while no daemon runs: its last words and its exit code
+/// are there when one does.
+pub(crate) async fn exits_during_an_outage_are_kept(programs: &Programs) -> Result<()> {
+    let (mut node, _) = node(programs, "outage", "").await?;
+    let mut pod = Pod::run(&node, "outage").await?;
+    let id = pod.sh("c", "sleep 2; echo last words; exit 42").await?;
+    node.kill().await?;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    node.start().await?;
+    pod.reconnect(&node).await?;
+    let status = pod.exited(&id, PATIENCE).await?;
+    ensure!(status.exit_code == 42, "{status:?}");
+    ensure!(pod.output("c", "stdout")? == "last words\n");
+    pod.remove().await?;
+    node.stop().await
+}
+
+/// A killed VMM: the pod is NOTREADY and its container EXITED at once, and what
+/// is left can be removed.
+pub(crate) async fn vmm_killed(programs: &Programs) -> Result<()> {
+    let (node, world) = node(programs, "vmmkill", "").await?;
+    let mut pod = Pod::run(&node, "victim").await?;
+    let id = pod.sh("c", "exec sleep 100000").await?;
+    let mut killed = 0;
+    for entry in std::fs::read_dir("/proc")? {
+        let entry = entry?;
+        let Some(pid) = entry
+            .file_name()
+            .to_str()
+            .and_then(|n| n.parse::<i32>().ok())
+        else {
+            continue;
+        };
+        let command = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let program = command.split(|&byte| byte == 0).next().unwrap_or_default();
+        if program.ends_with(b"bulkhead-vmm") {
+            let pid = nix::unistd::Pid::from_raw(pid);
+            nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL)?;
+            killed += 1;
+        }
+    }
+    ensure!(killed > 0, "no VMM was found");
+    let status = pod.exited(&id, Duration::from_secs(10)).await?;
+    ensure!(status.exit_code != 0, "{status:?}");
+    ensure!(!status.reason.is_empty(), "{status:?}");
+    ensure!(pod.pod_status().await?.state() == cri::PodSandboxState::SandboxNotready);
+    let exec = pod.exec_within(&id, &["/bin/true"], 5).await;
+    ensure!(exec.is_err(), "exec in a dead pod: {exec:?}");
+    pod.remove().await?;
+    clean(node, &world).await
+}

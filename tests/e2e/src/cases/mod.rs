@@ -1,0 +1,90 @@
+//! The cases, by subject.
+
+mod bad_input;
+mod crash;
+mod lifecycle;
+mod many;
+mod processes;
+
+use std::{future::Future, pin::Pin};
+
+use anyhow::Result;
+
+use crate::{
+    image,
+    node::{Node, Programs},
+    world::World,
+};
+
+type Run = for<'a> fn(&'a Programs) -> Pin<Box<dyn Future<Output = Result<()>> + 'a>>;
+
+/// A named test.
+pub(crate) struct Case {
+    pub(crate) name: &'static str,
+    pub(crate) run: Run,
+}
+
+macro_rules! cases {
+    ($($module:ident :: $name:ident),* $(,)?) => {
+        &[$(Case {
+            name: concat!(stringify!($module), "::", stringify!($name)),
+            run: |programs| Box::pin($module::$name(programs)),
+        }),*]
+    };
+}
+
+/// Every case, in the order they run.
+pub(crate) const ALL: &[Case] = cases![
+    lifecycle::node_answers,
+    lifecycle::pod_from_run_to_remove,
+    lifecycle::image_layers_are_seen_as_one,
+    lifecycle::creates_are_joined,
+    lifecycle::users_and_groups,
+    processes::exit_codes,
+    processes::exec_sync,
+    processes::exec_never_hangs,
+    processes::logs_are_exact,
+    many::twenty_pods_leave_nothing,
+    crash::daemon_killed_at_each_step,
+    crash::daemon_killed_under_a_fast_log,
+    crash::exits_during_an_outage_are_kept,
+    crash::vmm_killed,
+    bad_input::images,
+    bad_input::configuration,
+    bad_input::guests_that_do_not_come_up,
+    bad_input::address_pool,
+    bad_input::full_disk,
+    bad_input::requests,
+];
+
+/// A started node with the demo image, and what the world looked like then.
+async fn node(programs: &Programs, name: &str, extra: &str) -> Result<(Node, World)> {
+    let mut node = Node::new(programs, name, extra)?;
+    node.start().await?;
+    node.import(&image::demo()?, "demo.tar").await?;
+    let world = look(&node)?;
+    Ok((node, world))
+}
+
+fn look(node: &Node) -> Result<World> {
+    World::look(node.daemon_pid()?, &[&node.state_dir(), &node.run_dir()])
+}
+
+/// The end of a case: nothing may be left, and the daemon ends in peace.
+async fn clean(mut node: Node, before: &World) -> Result<()> {
+    let mut differences = Vec::new();
+    // Sockets of clients that just went away close a moment later.
+    for _ in 0..50 {
+        differences = before.differences(&look(&node)?);
+        if differences.is_empty() {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    anyhow::ensure!(
+        differences.is_empty(),
+        "left behind: {differences:#?}\ndaemon log:\n{}",
+        node.daemon_log()
+    );
+    node.stop().await
+}

@@ -1,0 +1,227 @@
+//! Images for the tests, made from the machine's own static busybox.
+//!
+//! What a test needs of an image is stated here and built in memory: layers as
+//! tars, compressed in different ways, and an OCI image layout around them, in
+//! one archive.
+
+use std::{collections::BTreeMap, io::Write as _};
+
+use anyhow::{Context as _, Result};
+use serde_json::json;
+use sha2::{Digest as _, Sha256};
+
+/// The reference under which [`demo`] is imported.
+pub(crate) const DEMO: &str = "localhost/demo:latest";
+
+/// How a layer is compressed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Compression {
+    Gzip,
+    Zstd,
+    Plain,
+}
+
+/// One layer under construction.
+pub(crate) struct Layer {
+    tar: tar::Builder<Vec<u8>>,
+}
+
+impl Default for Layer {
+    fn default() -> Self {
+        Self {
+            tar: tar::Builder::new(Vec::new()),
+        }
+    }
+}
+
+impl Layer {
+    fn header(kind: tar::EntryType, mode: u32, size: u64) -> tar::Header {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(kind);
+        header.set_mode(mode);
+        header.set_size(size);
+        header.set_mtime(1_700_000_000);
+        header.set_uid(0);
+        header.set_gid(0);
+        header
+    }
+
+    /// Adds a directory.
+    pub(crate) fn dir(mut self, path: &str, mode: u32) -> Result<Self> {
+        let mut header = Self::header(tar::EntryType::Directory, mode, 0);
+        self.tar.append_data(&mut header, path, std::io::empty())?;
+        Ok(self)
+    }
+
+    /// Adds a regular file.
+    pub(crate) fn file(mut self, path: &str, mode: u32, content: &[u8]) -> Result<Self> {
+        let mut header = Self::header(tar::EntryType::Regular, mode, content.len() as u64);
+        self.tar.append_data(&mut header, path, content)?;
+        Ok(self)
+    }
+
+    /// Adds a symbolic link.
+    pub(crate) fn symlink(mut self, path: &str, target: &str) -> Result<Self> {
+        let mut header = Self::header(tar::EntryType::Symlink, 0o777, 0);
+        self.tar.append_link(&mut header, path, target)?;
+        Ok(self)
+    }
+
+    /// The layer's tar.
+    pub(crate) fn finish(self) -> Result<Vec<u8>> {
+        Ok(self.tar.into_inner()?)
+    }
+}
+
+/// An OCI image archive under construction.
+pub(crate) struct Archive {
+    blobs: BTreeMap<String, Vec<u8>>,
+    layers: Vec<serde_json::Value>,
+    diff_ids: Vec<String>,
+}
+
+fn digest(bytes: &[u8]) -> String {
+    let hash = Sha256::digest(bytes);
+    hash.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+impl Archive {
+    /// An image without layers.
+    pub(crate) fn new() -> Self {
+        Self {
+            blobs: BTreeMap::new(),
+            layers: Vec::new(),
+            diff_ids: Vec::new(),
+        }
+    }
+
+    /// Puts a layer on top.
+    pub(crate) fn layer(mut self, tar: &[u8], compression: Compression) -> Result<Self> {
+        let (blob, media_type) = match compression {
+            Compression::Plain => (tar.to_vec(), "application/vnd.oci.image.layer.v1.tar"),
+            Compression::Gzip => {
+                let mut gzip =
+                    flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+                gzip.write_all(tar)?;
+                (
+                    gzip.finish()?,
+                    "application/vnd.oci.image.layer.v1.tar+gzip",
+                )
+            }
+            Compression::Zstd => (
+                zstd::encode_all(tar, 3)?,
+                "application/vnd.oci.image.layer.v1.tar+zstd",
+            ),
+        };
+        let name = digest(&blob);
+        self.layers.push(json!({
+            "mediaType": media_type, "digest": format!("sha256:{name}"), "size": blob.len(),
+        }));
+        self.diff_ids.push(format!("sha256:{}", digest(tar)));
+        self.blobs.insert(name, blob);
+        Ok(self)
+    }
+
+    /// The archive's bytes. `config` is the image configuration's `config` object.
+    pub(crate) fn finish(mut self, reference: &str, config: serde_json::Value) -> Result<Vec<u8>> {
+        let image = serde_json::to_vec(&json!({
+            "architecture": "amd64", "os": "linux", "config": config,
+            "rootfs": { "type": "layers", "diff_ids": self.diff_ids },
+        }))?;
+        let image_digest = digest(&image);
+        let manifest = serde_json::to_vec(&json!({
+            "schemaVersion": 2,
+            "mediaType": "application/vnd.oci.image.manifest.v1+json",
+            "config": {
+                "mediaType": "application/vnd.oci.image.config.v1+json",
+                "digest": format!("sha256:{image_digest}"), "size": image.len(),
+            },
+            "layers": self.layers,
+        }))?;
+        let manifest_digest = digest(&manifest);
+        let index = serde_json::to_vec(&json!({
+            "schemaVersion": 2,
+            "manifests": [{
+                "mediaType": "application/vnd.oci.image.manifest.v1+json",
+                "digest": format!("sha256:{manifest_digest}"), "size": manifest.len(),
+                "platform": { "architecture": "amd64", "os": "linux" },
+                "annotations": { "org.opencontainers.image.ref.name": reference },
+            }],
+        }))?;
+        self.blobs.insert(image_digest, image);
+        self.blobs.insert(manifest_digest, manifest);
+
+        let mut outer = Layer::default()
+            .file("oci-layout", 0o644, br#"{"imageLayoutVersion":"1.0.0"}"#)?
+            .file("index.json", 0o644, &index)?;
+        for (name, blob) in &self.blobs {
+            outer = outer.file(&format!("blobs/sha256/{name}"), 0o644, blob)?;
+        }
+        outer.finish()
+    }
+}
+
+/// The image most tests run: busybox over three layers, the second of which
+/// holds files that the third changes and removes.
+pub(crate) fn demo() -> Result<Vec<u8>> {
+    let busybox = std::fs::read("/bin/busybox")
+        .context("reading /bin/busybox (Debian package busybox-static)")?;
+    let applets = std::process::Command::new("/bin/busybox")
+        .arg("--list")
+        .output()
+        .context("listing busybox's applets")?;
+    let mut base = Layer::default()
+        .dir("bin", 0o755)?
+        .file("bin/busybox", 0o755, &busybox)?;
+    for applet in String::from_utf8(applets.stdout)?.lines() {
+        if applet != "busybox" {
+            base = base.symlink(&format!("bin/{applet}"), "busybox")?;
+        }
+    }
+    let base = base
+        .dir("dev", 0o755)?
+        .dir("proc", 0o755)?
+        .dir("sys", 0o755)?
+        .dir("root", 0o700)?
+        .dir("tmp", 0o1777)?
+        .finish()?;
+    let users = Layer::default()
+        .dir("etc", 0o755)?
+        .file(
+            "etc/passwd",
+            0o644,
+            b"root:x:0:0:root:/root:/bin/sh\nweb:x:1000:1000:web:/www:/bin/sh\n",
+        )?
+        .file(
+            "etc/group",
+            0o644,
+            b"root:x:0:\nweb:x:1000:\nextra:x:2000:web\n",
+        )?
+        .dir("www", 0o755)?
+        .file("www/index.html", 0o644, b"the second layer's page\n")?
+        .file("www/removed.html", 0o644, b"must not be seen\n")?
+        .dir("opaque", 0o755)?
+        .file("opaque/hidden", 0o644, b"must not be seen\n")?
+        .finish()?;
+    let site = Layer::default()
+        .dir("www", 0o755)?
+        .file("www/index.html", 0o644, b"hello from a pod\n")?
+        .file("www/.wh.removed.html", 0o644, b"")?
+        .dir("opaque", 0o755)?
+        .file("opaque/.wh..wh..opq", 0o644, b"")?
+        .file("opaque/seen", 0o644, b"top\n")?
+        .finish()?;
+    Archive::new()
+        .layer(&base, Compression::Gzip)?
+        .layer(&users, Compression::Plain)?
+        .layer(&site, Compression::Zstd)?
+        .finish(
+            DEMO,
+            json!({
+                "Env": ["PATH=/bin", "GREETING=hello"],
+                "Entrypoint": ["/bin/sh", "-c"],
+                "Cmd": ["echo $GREETING"],
+                "WorkingDir": "/www",
+            }),
+        )
+}

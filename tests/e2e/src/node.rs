@@ -1,0 +1,246 @@
+//! One node under test: a daemon of our own making, with its own directories,
+//! that can be killed and started again.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+use bulkhead_cri_api::v1::{
+    image_service_client::ImageServiceClient, runtime_service_client::RuntimeServiceClient,
+};
+use hyper_util::rt::TokioIo;
+use tokio::{net::UnixStream, process::Child};
+use tonic::transport::{Channel, Endpoint, Uri};
+
+/// Where the programs under test are.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Programs {
+    /// The daemon and command line.
+    #[arg(long, env = "BULKHEAD_BIN")]
+    pub(crate) bulkhead: PathBuf,
+    /// The VMM.
+    #[arg(long, env = "BULKHEAD_VMM")]
+    pub(crate) vmm: PathBuf,
+    /// The guest agent.
+    #[arg(long, env = "BULKHEAD_AGENT")]
+    pub(crate) agent: PathBuf,
+    /// The guest kernel, an uncompressed vmlinux.
+    #[arg(long, env = "BULKHEAD_KERNEL")]
+    pub(crate) kernel: PathBuf,
+}
+
+/// How long anything may take that boots a guest, in a software-emulated host.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+
+/// A node.
+pub(crate) struct Node {
+    programs: Programs,
+    root: PathBuf,
+    daemon: Option<Child>,
+}
+
+impl Node {
+    /// A node with its directories below `/run/<name>` and `/var/lib/<name>`, and
+    /// `extra` appended to its configuration file. Not yet started.
+    pub(crate) fn new(programs: &Programs, name: &str, extra: &str) -> Result<Self> {
+        let node = Self {
+            programs: programs.clone(),
+            root: PathBuf::from("/var/lib/bulkhead-e2e").join(name),
+            daemon: None,
+        };
+        fs::create_dir_all(node.root.join("logs"))?;
+        let config = format!(
+            "[paths]\nstate_dir = \"{state}\"\nrun_dir = \"{run}\"\nsocket = \"{socket}\"\n\
+             kernel = \"{kernel}\"\nvmm = \"{vmm}\"\nagent = \"{agent}\"\n\
+             [vm]\nboot_timeout_seconds = 90\n{extra}\n",
+            state = node.state_dir().display(),
+            run = node.run_dir().display(),
+            socket = node.socket().display(),
+            kernel = programs.kernel.display(),
+            vmm = programs.vmm.display(),
+            agent = programs.agent.display(),
+        );
+        fs::write(node.config(), config)?;
+        Ok(node)
+    }
+
+    /// Its configuration file.
+    pub(crate) fn config(&self) -> PathBuf {
+        self.root.join("config.toml")
+    }
+
+    /// Its state directory.
+    pub(crate) fn state_dir(&self) -> PathBuf {
+        self.root.join("state")
+    }
+
+    /// Its run directory. On /run, since socket paths are short.
+    pub(crate) fn run_dir(&self) -> PathBuf {
+        let name = self.root.file_name().unwrap_or_default();
+        PathBuf::from("/run/bh").join(name)
+    }
+
+    /// Its socket.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.run_dir().join("bulkhead.sock")
+    }
+
+    /// A directory for container logs.
+    pub(crate) fn logs(&self) -> PathBuf {
+        self.root.join("logs")
+    }
+
+    /// A scratch path of this test.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.root.join(name)
+    }
+
+    /// The daemon's process id.
+    pub(crate) fn daemon_pid(&self) -> Result<u32> {
+        self.daemon
+            .as_ref()
+            .and_then(Child::id)
+            .context("the daemon is not running")
+    }
+
+    /// Starts the daemon and waits until it answers.
+    pub(crate) async fn start(&mut self) -> Result<()> {
+        fs::create_dir_all(self.run_dir())?;
+        let log = fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.root.join("daemon.log"))?;
+        let child = tokio::process::Command::new(&self.programs.bulkhead)
+            .arg("--config")
+            .arg(self.config())
+            .arg("serve")
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .with_context(|| format!("starting {}", self.programs.bulkhead.display()))?;
+        self.daemon = Some(child);
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            if let Ok(mut runtime) = self.runtime().await
+                && runtime
+                    .version(bulkhead_cri_api::v1::VersionRequest::default())
+                    .await
+                    .is_ok()
+            {
+                return Ok(());
+            }
+            if let Some(status) = self.daemon.as_mut().and_then(|d| d.try_wait().transpose()) {
+                bail!(
+                    "the daemon ended at its start: {:?}\n{}",
+                    status,
+                    self.daemon_log()
+                );
+            }
+            if Instant::now() > deadline {
+                bail!("the daemon does not answer\n{}", self.daemon_log());
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Kills the daemon, at whatever instruction it is.
+    pub(crate) async fn kill(&mut self) -> Result<()> {
+        let mut daemon = self.daemon.take().context("the daemon is not running")?;
+        daemon.start_kill()?;
+        daemon.wait().await?;
+        Ok(())
+    }
+
+    /// Asks the daemon to end, as an init system would, and waits for it.
+    pub(crate) async fn stop(&mut self) -> Result<()> {
+        let Some(mut daemon) = self.daemon.take() else {
+            return Ok(());
+        };
+        if let Some(pid) = daemon.id() {
+            let pid = nix::unistd::Pid::from_raw(i32::try_from(pid)?);
+            nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM)?;
+        }
+        match tokio::time::timeout(Duration::from_secs(20), daemon.wait()).await {
+            Ok(status) => {
+                let status = status?;
+                anyhow::ensure!(status.success(), "the daemon ended with {status}");
+                Ok(())
+            }
+            Err(_) => {
+                daemon.start_kill()?;
+                bail!("the daemon ignored SIGTERM for 20 s");
+            }
+        }
+    }
+
+    /// The last lines the daemon logged.
+    pub(crate) fn daemon_log(&self) -> String {
+        let log = fs::read_to_string(self.root.join("daemon.log")).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        let from = lines.len().saturating_sub(60);
+        lines.get(from..).unwrap_or_default().join("\n")
+    }
+
+    /// A runtime service client.
+    pub(crate) async fn runtime(&self) -> Result<RuntimeServiceClient<Channel>> {
+        Ok(RuntimeServiceClient::new(channel(&self.socket()).await?))
+    }
+
+    /// An image service client.
+    pub(crate) async fn images(&self) -> Result<ImageServiceClient<Channel>> {
+        Ok(ImageServiceClient::new(channel(&self.socket()).await?))
+    }
+
+    /// Runs the command line against this node; returns its standard output.
+    pub(crate) async fn cli(&self, args: &[&str]) -> Result<String> {
+        let output = tokio::process::Command::new(&self.programs.bulkhead)
+            .arg("--config")
+            .arg(self.config())
+            .args(args)
+            .stdin(Stdio::null())
+            .output()
+            .await?;
+        if !output.status.success() {
+            bail!(
+                "bulkhead {}: {}: {}",
+                args.join(" "),
+                output.status,
+                String::from_utf8_lossy(&output.stderr).trim()
+            );
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Imports an archive.
+    pub(crate) async fn import(&self, archive: &[u8], name: &str) -> Result<String> {
+        let path = self.path(name);
+        fs::write(&path, archive)?;
+        let path = path.display().to_string();
+        self.cli(&["image", "import", &path]).await
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if let Some(daemon) = self.daemon.as_mut() {
+            // A test that failed half-way: its daemon must not outlive it.
+            let _ = daemon.start_kill();
+        }
+    }
+}
+
+async fn channel(socket: &Path) -> Result<Channel> {
+    let path = socket.to_owned();
+    Endpoint::from_static("http://localhost")
+        .connect_with_connector(tower::service_fn(move |_: Uri| {
+            let path = path.clone();
+            async move { Ok::<_, std::io::Error>(TokioIo::new(UnixStream::connect(path).await?)) }
+        }))
+        .await
+        .with_context(|| format!("connecting to {}", socket.display()))
+}
