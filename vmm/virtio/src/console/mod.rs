@@ -1,0 +1,19 @@
+//! Console (virtio 1.3, section 5.3): the guest's output is kept, nothing is typed into it.
+//!
+//! One port, no multiport: queue 0 (input) exists because the driver expects it, and stays
+//! silent; queue 1 brings output. The last 64 KiB are kept in a [`ConsoleTail`], for the
+//! message of a VM that died: a guest that floods its console costs no memory, and each
+//! byte one copy.
+
+mod device;
+mod tail;
+mod worker;
+
+pub use device::Console;
+pub use tail::{ConsoleTail, TAIL};
+
+/// The worker kind passed to the thread hook.
+pub const WORKER: &str = "console";
+
+/// System calls of the worker beside [`crate::worker::SYSCALLS`].
+pub const SYSCALLS: &[&str] = &["write"];

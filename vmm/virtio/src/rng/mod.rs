@@ -1,0 +1,12 @@
+//! Entropy device (virtio 1.3, section 5.4): one queue of buffers to fill with random bytes.
+
+mod device;
+mod worker;
+
+pub use device::Rng;
+
+/// The worker kind passed to the thread hook.
+pub const WORKER: &str = "rng";
+
+/// System calls of the worker beside [`crate::worker::SYSCALLS`].
+pub const SYSCALLS: &[&str] = &["getrandom"];

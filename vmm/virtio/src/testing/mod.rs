@@ -1,0 +1,1 @@
+//! A virtio driver in user space.

@@ -1,0 +1,64 @@
+//! What a worker waits on.
+
+use std::io;
+use std::os::fd::RawFd;
+
+use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
+
+/// How a descriptor reports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Edge {
+    /// As long as it is readable: for event descriptors, which are read at once.
+    Level,
+    /// When it becomes readable or writable, once: for taps and sockets, whose readiness the
+    /// handler remembers until an `EAGAIN`. No queue without buffers makes the loop spin.
+    Triggered,
+}
+
+/// Descriptors and the tokens under which they report.
+#[derive(Debug)]
+pub struct Poller {
+    epoll: Epoll,
+}
+
+/// The stop event's token.
+pub(super) const STOP: u64 = u64::MAX;
+
+impl Poller {
+    pub(super) fn new() -> io::Result<Self> {
+        Ok(Self {
+            epoll: Epoll::new()?,
+        })
+    }
+
+    /// Waits on `fd` from now on.
+    ///
+    /// # Errors
+    /// `epoll_ctl(2)`'s.
+    pub fn add(&self, fd: RawFd, edge: Edge, token: u64) -> io::Result<()> {
+        let events = match edge {
+            Edge::Level => EventSet::IN,
+            Edge::Triggered => {
+                EventSet::IN | EventSet::OUT | EventSet::READ_HANG_UP | EventSet::EDGE_TRIGGERED
+            }
+        };
+        self.epoll
+            .ctl(ControlOperation::Add, fd, EpollEvent::new(events, token))
+    }
+
+    /// Waits on `fd` no more. Closing the last copy of a descriptor does the same.
+    pub fn remove(&self, fd: RawFd) {
+        // It fails only when the descriptor is not waited on, which is what is wanted.
+        let _ = self
+            .epoll
+            .ctl(ControlOperation::Delete, fd, EpollEvent::default());
+    }
+
+    /// `timeout` in milliseconds, -1 for ever.
+    pub(super) fn wait(&self, timeout: i32, events: &mut [EpollEvent]) -> io::Result<usize> {
+        match self.epoll.wait(timeout, events) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(0),
+            result => result,
+        }
+    }
+}
