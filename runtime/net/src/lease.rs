@@ -34,6 +34,14 @@ impl MacAddr {
         Self([0x02, 0x66, a, b, c, d])
     }
 
+    /// A bridge's address: `02:60` and four bytes of its name's hash, so that it
+    /// stays when the bridge is made anew and no pod can have the same.
+    #[must_use]
+    pub fn for_bridge(name: &str) -> Self {
+        let [a, b, c, d, ..] = fnv1a(name).to_be_bytes();
+        Self([0x02, 0x60, a, b, c, d])
+    }
+
     /// The link-local IPv6 address that the guest's kernel derives from it
     /// (modified EUI-64, RFC 4291 appendix A).
     #[must_use]
@@ -140,8 +148,7 @@ pub(crate) fn tap_name(pod_id: &str, taken: impl Fn(&str) -> bool) -> Option<Str
         .find(|name| !taken(name))
 }
 
-/// The id itself if it is hexadecimal and long enough, else 32 digits of its
-/// FNV-1a hash: names need to be spread, not to be secret.
+/// The id itself if it is hexadecimal and long enough, else 32 digits of its hash.
 fn hex_of(pod_id: &str) -> String {
     let hexadecimal = pod_id
         .bytes()
@@ -149,12 +156,16 @@ fn hex_of(pod_id: &str) -> String {
     if hexadecimal && pod_id.len() >= TAP_DIGITS {
         return pod_id.to_owned();
     }
+    format!("{:032x}", fnv1a(pod_id))
+}
+
+/// FNV-1a of 128 bits (RFC 9923): names need to be spread, not to be secret.
+fn fnv1a(text: &str) -> u128 {
     const OFFSET: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
     const PRIME: u128 = 0x0000_0000_0100_0000_0000_0000_0000_013b;
-    let hash = pod_id.bytes().fold(OFFSET, |hash, byte| {
+    text.bytes().fold(OFFSET, |hash, byte| {
         (hash ^ u128::from(byte)).wrapping_mul(PRIME)
-    });
-    format!("{hash:032x}")
+    })
 }
 
 #[cfg(test)]

@@ -46,11 +46,19 @@
 // Tests fail by panicking.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+mod book;
 mod config;
 mod error;
 mod lease;
+mod link;
+mod network;
+pub mod nft;
 mod pool;
+mod sysctl;
+mod tap;
 
 pub use config::{BRIDGE_NAME_MAX, MTU_MIN, NetworkConfig};
 pub use error::{NetError, Result};
 pub use lease::{Lease, MacAddr, Route};
+pub use network::{Network, Reconciled};
+pub use tap::probe as probe_tun;
