@@ -7,6 +7,8 @@
 
 mod device;
 mod tail;
+#[cfg(test)]
+mod tests;
 mod worker;
 
 pub use device::Console;

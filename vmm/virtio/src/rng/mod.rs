@@ -1,6 +1,8 @@
 //! Entropy device (virtio 1.3, section 5.4): one queue of buffers to fill with random bytes.
 
 mod device;
+#[cfg(test)]
+mod tests;
 mod worker;
 
 pub use device::Rng;
