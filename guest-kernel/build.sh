@@ -6,8 +6,8 @@
 #   build.sh --print-path  print where the vmlinux is; fails if it is not built
 #   build.sh --check       only configure, and check that no option was lost
 #
-# The result is cached by the content of its inputs (tarball, fragments, this
-# script, compiler) in ~/.cache/bulkhead/kernel/<hash>/: vmlinux, config and
+# The result is cached by the content of its inputs (tarball, fragments, compiler
+# and the recipe's number below) in ~/.cache/bulkhead/kernel/<hash>/: vmlinux, config and
 # System.map. The link ~/.cache/bulkhead/kernel/current names the last one.
 #
 # Variables:
@@ -16,6 +16,9 @@
 #   BULKHEAD_CACHE          instead of ~/.cache/bulkhead
 #   JOBS                    compile jobs; as many as processors by default
 set -eu
+
+# To be raised when this script makes another kernel of the same inputs.
+recipe=1
 
 here=$(cd "$(dirname "$0")" && pwd)
 cache=${BULKHEAD_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/bulkhead}/kernel
@@ -43,8 +46,9 @@ tarball_digest() {
 inputs_digest() {
     {
         tarball_digest
+        echo "$recipe"
         gcc -dumpfullversion -dumpversion
-        cat "$here/build.sh" "$here"/config/*.config
+        cat "$here"/config/*.config
     } | sha256sum | cut -c1-24
 }
 
