@@ -168,7 +168,7 @@ impl Instance {
         let initramfs = self.directory.join("initramfs");
         let file = OpenOptions::new()
             .write(true)
-            .create(true)
+            .create_new(true)
             .mode(0o600)
             .open(&initramfs)?;
         let program = std::env::current_exe().context("finding this program")?;

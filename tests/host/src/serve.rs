@@ -146,11 +146,14 @@ impl Group {
     }
 }
 
+/// Names the stream that some output belongs to.
+type Wrap = fn(Vec<u8>) -> Reply;
+
 /// A started command and our ends of its streams.
 struct Started {
     child: Child,
     stdin: Option<Box<dyn Write + Send>>,
-    outputs: Vec<(OwnedFd, fn(Vec<u8>) -> Reply)>,
+    outputs: Vec<(OwnedFd, Wrap)>,
     terminal: Option<OwnedFd>,
 }
 
