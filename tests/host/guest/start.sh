@@ -14,7 +14,7 @@ fail() {
     off
 }
 
-# KERNEL_MODULES, KVM_MODULE, TESTHOST, SHARES
+# KERNEL_MODULES, KVM_MODULE, TESTHOST, SHARES, EMPTY, ADDRESS, PORT
 . /run/testhost/parameters
 
 # The root is an overlay, and an overlay cannot be the upper of another one:
@@ -25,9 +25,10 @@ ln -sf pts/ptmx /dev/ptmx
 mount -t mqueue mqueue /dev/mqueue
 mount -t hugetlbfs hugetlbfs /dev/hugepages
 mount -t tmpfs -o mode=1777 shm /dev/shm
-mount -t tmpfs -o mode=1777 tmp /tmp
-mount -t tmpfs -o mode=0755 log /var/log
 mount -t tmpfs -o mode=0755 state /var/lib/bulkhead
+for directory in $EMPTY; do
+    mount -t tmpfs -o mode=1777 empty "$directory"
+done
 ln -sf /proc/self/fd /dev/fd
 ln -sf /proc/self/fd/0 /dev/stdin
 ln -sf /proc/self/fd/1 /dev/stdout

@@ -16,6 +16,7 @@ use crate::qemu::{GUEST_ADDRESS, GUEST_PORT};
 const INIT: &str = include_str!("../guest/init.sh");
 const START: &str = include_str!("../guest/start.sh");
 const MODULES: [&str; 4] = ["virtio_pci", "9pnet_virtio", "9p", "overlay"];
+const BEGIN_EMPTY: [&str; 2] = ["/tmp", "/var/log"];
 const BUSYBOX: &str = "/bin/busybox";
 
 /// A kernel that was unpacked, not installed: `vmlinuz` and `lib/modules/…`.
@@ -62,6 +63,8 @@ pub(crate) struct Parameters<'a> {
     /// This program, by a path that is valid on the machine's root.
     pub(crate) program: &'a Path,
     pub(crate) shares: &'a [PathBuf],
+    /// Seen in the test host even where a tmpfs would hide it.
+    pub(crate) visible: &'a [PathBuf],
     pub(crate) token: &'a str,
 }
 
@@ -88,6 +91,7 @@ impl Parameters<'_> {
             ("KVM_MODULE", kvm_module.into()),
             ("TESTHOST", self.program.to_string_lossy().into_owned()),
             ("SHARES", shares.join(" ")),
+            ("EMPTY", self.empty_directories().join(" ")),
             ("ADDRESS", GUEST_ADDRESS.into()),
             ("PORT", GUEST_PORT.to_string()),
         ];
@@ -178,6 +182,7 @@ mod tests {
             accel: Accel::Tcg,
             program,
             shares,
+            visible: &[],
             token: "secret",
         }
     }
@@ -193,6 +198,22 @@ mod tests {
         );
         assert!(script.contains("KVM_MODULE='kvm-amd'\n"), "{script}");
         assert!(script.contains("SHARES='/out /more'\n"), "{script}");
+    }
+
+    #[test]
+    fn what_is_needed_is_not_hidden() {
+        let kernel = kernel();
+        let visible = ["/tmp/checkout".into()];
+        let parameters = Parameters {
+            visible: &visible,
+            ..parameters(&kernel, &[])
+        };
+        assert_eq!(parameters.empty_directories(), ["/var/log"]);
+        let parameters = Parameters {
+            visible: &[],
+            ..parameters
+        };
+        assert_eq!(parameters.empty_directories(), ["/tmp", "/var/log"]);
     }
 
     #[test]

@@ -172,11 +172,13 @@ impl Instance {
             .mode(0o600)
             .open(&initramfs)?;
         let program = std::env::current_exe().context("finding this program")?;
+        let visible = [std::env::current_dir().context("the current directory")?];
         let parameters = Parameters {
             kernel: &kernel,
             accel,
             program: &program,
             shares: &shares,
+            visible: &visible,
             token: &token,
         };
         initramfs::write(BufWriter::new(file), &parameters)?;

@@ -1,0 +1,77 @@
+# Bulkhead's front door: `make help` lists what there is. Each target does the
+# whole of what it needs, and what is done already is not done again.
+#
+# Whole nodes are tested in the test host, a disposable QEMU machine (see
+# tests/host/README.md); nothing here touches this machine's network, mounts or
+# control groups.
+
+# Rust by rustup is found even in a shell that was never told.
+export PATH := $(PATH):$(HOME)/.cargo/bin
+
+TARGET   := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
+PROGRAMS := $(TARGET)/programs
+TESTHOST := $(TARGET)/debug/testhost
+# Written to by commands in the test host; everything else there is forgotten.
+RESULTS  := $(TARGET)/results
+
+# A command in a test host of its own: it knows where the programs and the
+# results are, and ends after so many seconds.
+IN_HOST = mkdir -p $(RESULTS) && $(TESTHOST) run --share $(RESULTS) \
+	--env BULKHEAD_BIN_DIR=$(PROGRAMS) --env BULKHEAD_RESULTS=$(RESULTS) --env CI
+
+say = @printf '\n== %s: %s\n' '$(1)' '$(2)'
+
+.PHONY: help setup kernel lint unit build host e2e fuzz test demo bench clean
+# The phases share two processors and one cargo lock: one after the other.
+.NOTPARALLEL:
+
+help: ## list the targets
+	@sed -n 's/^\([a-z0-9]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
+
+setup: ## install what building and testing need (Debian 12)
+	$(call say,setup,packages and the kernel of the test host and Rust)
+	tests/host/setup.sh
+
+kernel: setup ## build the guest kernel, cached in ~/.cache/bulkhead
+	$(call say,kernel,the guest kernel from Debian source)
+	guest-kernel/build.sh
+
+lint: setup ## formatting, clippy and documentation, all without a warning
+	$(call say,lint,cargo fmt and clippy and doc)
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -q -- -D warnings
+	RUSTDOCFLAGS=-Dwarnings cargo doc --locked --workspace --no-deps -q
+
+unit: setup ## unit tests: they need no virtual machine
+	$(call say,unit,cargo test)
+	cargo test --locked --workspace -q
+
+build: setup kernel ## build every program
+	$(call say,build,the daemon and the VMM and the agent and the tests)
+	tests/host/build.sh
+
+host: setup ## build the test host's command
+	$(call say,host,the command that boots the test host)
+	cargo build --locked -q -p bulkhead-testhost
+
+e2e: build host ## whole-node tests, in one boot of the test host
+	$(call say,e2e,whole-node tests in the test host)
+	$(IN_HOST) --timeout 1500 -- $(PROGRAMS)/bulkhead-e2e test
+
+fuzz: setup ## every fuzz target for a short while
+	$(call say,fuzz,each fuzz target for a short while)
+	tests/fuzz/run.sh
+
+test: setup lint unit kernel build e2e fuzz ## all of the above: what CI runs
+	$(call say,test,all passed)
+
+demo: build host ## a pod in its own microVM, from an image to its removal
+	$(call say,demo,a pod in its own microVM)
+	$(IN_HOST) --timeout 600 -- $(PROGRAMS)/bulkhead-e2e demo
+
+bench: build host ## benchmarks beside QEMU; table here, JSON in target/results
+	$(call say,bench,benchmarks in the test host)
+	$(IN_HOST) --timeout 1800 -- $(PROGRAMS)/bulkhead-bench
+
+clean: ## remove what cargo built; caches in ~/.cache/bulkhead stay
+	cargo clean

@@ -1,0 +1,58 @@
+#!/bin/sh
+# Builds every program and puts them side by side, as the tests expect them:
+#
+#   DIRECTORY/bulkhead          daemon and command line   profile release
+#   DIRECTORY/bulkhead-vmm      static                    profile vmm
+#   DIRECTORY/bulkhead-agent    static                    profile agent
+#   DIRECTORY/bulkhead-e2e      whole-node tests          profile dev
+#   DIRECTORY/bulkhead-bench    benchmarks                profile dev
+#   DIRECTORY/vmlinux           link to the guest kernel
+#
+# DIRECTORY is printed; it is `programs` in cargo's target directory.
+set -eu
+
+root=$(cd "$(dirname "$0")/../.." && pwd)
+cd "$root"
+target=${CARGO_TARGET_DIR:-$root/target}
+programs=$target/programs
+
+say() { echo "build: $*" >&2; }
+
+musl=x86_64-unknown-linux-musl
+have_musl() { [ -e "$(rustc --print target-libdir --target $musl)" ]; }
+
+# Static programs want musl. Where its standard library is neither installed nor
+# to be had, glibc linked statically does as well.
+if ! have_musl && command -v rustup >/dev/null; then
+    say "adding the Rust target $musl"
+    timeout 120 rustup -q target add $musl >/dev/null 2>&1 || true
+fi
+if have_musl; then
+    static=$musl
+    static_flags=
+else
+    static=x86_64-unknown-linux-gnu
+    static_flags="-C target-feature=+crt-static"
+    say "no standard library for $musl: linking glibc statically"
+fi
+
+# $1: package, $2: profile
+build_static() {
+    say "$1 ($static, profile $2)"
+    RUSTFLAGS="${RUSTFLAGS-} $static_flags" \
+        cargo build --locked -q -p "$1" --profile "$2" --target "$static" >&2
+    install -m 0755 "$target/$static/$2/$1" "$programs/$1"
+}
+
+mkdir -p "$programs"
+say "bulkhead (profile release)"
+cargo build --locked -q -p bulkhead --release >&2
+install -m 0755 "$target/release/bulkhead" "$programs/bulkhead"
+build_static bulkhead-vmm vmm
+build_static bulkhead-agent agent
+say "bulkhead-e2e, bulkhead-bench (profile dev)"
+cargo build --locked -q -p bulkhead-e2e -p bulkhead-bench >&2
+install -m 0755 "$target/debug/bulkhead-e2e" "$target/debug/bulkhead-bench" "$programs/"
+ln -sfn "$("$root/guest-kernel/build.sh" --print-path)" "$programs/vmlinux"
+
+echo "$programs"
