@@ -5,7 +5,7 @@ use std::{io::Read as _, io::Write as _, net::TcpStream, time::Duration, time::I
 use anyhow::{Context as _, Result, ensure};
 use bulkhead_cri_api::v1 as cri;
 
-use crate::{
+use bulkhead_e2e::{
     image,
     node::{Node, PATIENCE, Programs},
     pod::Pod,

@@ -11,18 +11,21 @@ use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
 /// The reference under which [`demo`] is imported.
-pub(crate) const DEMO: &str = "localhost/demo:latest";
+pub const DEMO: &str = "localhost/demo:latest";
 
 /// How a layer is compressed.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Compression {
+pub enum Compression {
+    /// As docker makes them.
     Gzip,
+    /// As newer builders make them.
     Zstd,
+    /// Not at all.
     Plain,
 }
 
 /// One layer under construction.
-pub(crate) struct Layer {
+pub struct Layer {
     tar: tar::Builder<Vec<u8>>,
 }
 
@@ -47,34 +50,35 @@ impl Layer {
     }
 
     /// Adds a directory.
-    pub(crate) fn dir(mut self, path: &str, mode: u32) -> Result<Self> {
+    pub fn dir(mut self, path: &str, mode: u32) -> Result<Self> {
         let mut header = Self::header(tar::EntryType::Directory, mode, 0);
         self.tar.append_data(&mut header, path, std::io::empty())?;
         Ok(self)
     }
 
     /// Adds a regular file.
-    pub(crate) fn file(mut self, path: &str, mode: u32, content: &[u8]) -> Result<Self> {
+    pub fn file(mut self, path: &str, mode: u32, content: &[u8]) -> Result<Self> {
         let mut header = Self::header(tar::EntryType::Regular, mode, content.len() as u64);
         self.tar.append_data(&mut header, path, content)?;
         Ok(self)
     }
 
     /// Adds a symbolic link.
-    pub(crate) fn symlink(mut self, path: &str, target: &str) -> Result<Self> {
+    pub fn symlink(mut self, path: &str, target: &str) -> Result<Self> {
         let mut header = Self::header(tar::EntryType::Symlink, 0o777, 0);
         self.tar.append_link(&mut header, path, target)?;
         Ok(self)
     }
 
     /// The layer's tar.
-    pub(crate) fn finish(self) -> Result<Vec<u8>> {
+    pub fn finish(self) -> Result<Vec<u8>> {
         Ok(self.tar.into_inner()?)
     }
 }
 
-/// An OCI image archive under construction.
-pub(crate) struct Archive {
+/// An OCI image archive under construction, at first without layers.
+#[derive(Default)]
+pub struct Archive {
     blobs: BTreeMap<String, Vec<u8>>,
     layers: Vec<serde_json::Value>,
     diff_ids: Vec<String>,
@@ -86,17 +90,8 @@ fn digest(bytes: &[u8]) -> String {
 }
 
 impl Archive {
-    /// An image without layers.
-    pub(crate) fn new() -> Self {
-        Self {
-            blobs: BTreeMap::new(),
-            layers: Vec::new(),
-            diff_ids: Vec::new(),
-        }
-    }
-
     /// Puts a layer on top.
-    pub(crate) fn layer(mut self, tar: &[u8], compression: Compression) -> Result<Self> {
+    pub fn layer(mut self, tar: &[u8], compression: Compression) -> Result<Self> {
         let (blob, media_type) = match compression {
             Compression::Plain => (tar.to_vec(), "application/vnd.oci.image.layer.v1.tar"),
             Compression::Gzip => {
@@ -123,7 +118,7 @@ impl Archive {
     }
 
     /// The archive's bytes. `config` is the image configuration's `config` object.
-    pub(crate) fn finish(mut self, reference: &str, config: serde_json::Value) -> Result<Vec<u8>> {
+    pub fn finish(mut self, reference: &str, config: serde_json::Value) -> Result<Vec<u8>> {
         let image = serde_json::to_vec(&json!({
             "architecture": "amd64", "os": "linux", "config": config,
             "rootfs": { "type": "layers", "diff_ids": self.diff_ids },
@@ -163,7 +158,7 @@ impl Archive {
 
 /// The image most tests run: busybox over three layers, the second of which
 /// holds files that the third changes and removes.
-pub(crate) fn demo() -> Result<Vec<u8>> {
+pub fn demo() -> Result<Vec<u8>> {
     let busybox = std::fs::read("/bin/busybox")
         .context("reading /bin/busybox (Debian package busybox-static)")?;
     let applets = std::process::Command::new("/bin/busybox")
@@ -211,7 +206,7 @@ pub(crate) fn demo() -> Result<Vec<u8>> {
         .file("opaque/.wh..wh..opq", 0o644, b"")?
         .file("opaque/seen", 0o644, b"top\n")?
         .finish()?;
-    Archive::new()
+    Archive::default()
         .layer(&base, Compression::Gzip)?
         .layer(&users, Compression::Plain)?
         .layer(&site, Compression::Zstd)?

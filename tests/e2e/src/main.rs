@@ -5,18 +5,14 @@
 //! given word) and ends with "N passed, N failed".
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout)] // its output is its purpose
-#![cfg_attr(test, allow(clippy::unwrap_used))] // a failed unwrap is a failed test
 
 mod cases;
 mod demo;
-mod image;
-mod node;
-mod pod;
-mod world;
 
 use std::{process::ExitCode, time::Instant};
 
 use anyhow::Result;
+use bulkhead_e2e::node;
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]

@@ -18,26 +18,26 @@ use tonic::transport::{Channel, Endpoint, Uri};
 
 /// Where the programs under test are.
 #[derive(Clone, Debug, clap::Args)]
-pub(crate) struct Programs {
+pub struct Programs {
     /// The daemon and command line.
     #[arg(long, env = "BULKHEAD_BIN")]
-    pub(crate) bulkhead: PathBuf,
+    pub bulkhead: PathBuf,
     /// The VMM.
     #[arg(long, env = "BULKHEAD_VMM")]
-    pub(crate) vmm: PathBuf,
+    pub vmm: PathBuf,
     /// The guest agent.
     #[arg(long, env = "BULKHEAD_AGENT")]
-    pub(crate) agent: PathBuf,
+    pub agent: PathBuf,
     /// The guest kernel, an uncompressed vmlinux.
     #[arg(long, env = "BULKHEAD_KERNEL")]
-    pub(crate) kernel: PathBuf,
+    pub kernel: PathBuf,
 }
 
 /// How long anything may take that boots a guest, in a software-emulated host.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A node.
-pub(crate) struct Node {
+pub struct Node {
     programs: Programs,
     root: PathBuf,
     daemon: Option<Child>,
@@ -46,7 +46,7 @@ pub(crate) struct Node {
 impl Node {
     /// A node with its directories below `/run/<name>` and `/var/lib/<name>`, and
     /// `extra` appended to its configuration file. Not yet started.
-    pub(crate) fn new(programs: &Programs, name: &str, extra: &str) -> Result<Self> {
+    pub fn new(programs: &Programs, name: &str, extra: &str) -> Result<Self> {
         let node = Self {
             programs: programs.clone(),
             root: PathBuf::from("/var/lib/bulkhead-e2e").join(name),
@@ -69,38 +69,38 @@ impl Node {
     }
 
     /// Its configuration file.
-    pub(crate) fn config(&self) -> PathBuf {
+    pub fn config(&self) -> PathBuf {
         self.root.join("config.toml")
     }
 
     /// Its state directory.
-    pub(crate) fn state_dir(&self) -> PathBuf {
+    pub fn state_dir(&self) -> PathBuf {
         self.root.join("state")
     }
 
     /// Its run directory. On /run, since socket paths are short.
-    pub(crate) fn run_dir(&self) -> PathBuf {
+    pub fn run_dir(&self) -> PathBuf {
         let name = self.root.file_name().unwrap_or_default();
         PathBuf::from("/run/bh").join(name)
     }
 
     /// Its socket.
-    pub(crate) fn socket(&self) -> PathBuf {
+    pub fn socket(&self) -> PathBuf {
         self.run_dir().join("bulkhead.sock")
     }
 
     /// A directory for container logs.
-    pub(crate) fn logs(&self) -> PathBuf {
+    pub fn logs(&self) -> PathBuf {
         self.root.join("logs")
     }
 
     /// A scratch path of this test.
-    pub(crate) fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.root.join(name)
     }
 
     /// The daemon's process id.
-    pub(crate) fn daemon_pid(&self) -> Result<u32> {
+    pub fn daemon_pid(&self) -> Result<u32> {
         self.daemon
             .as_ref()
             .and_then(Child::id)
@@ -108,7 +108,7 @@ impl Node {
     }
 
     /// Starts the daemon and waits until it answers.
-    pub(crate) async fn start(&mut self) -> Result<()> {
+    pub async fn start(&mut self) -> Result<()> {
         fs::create_dir_all(self.run_dir())?;
         let log = fs::OpenOptions::new()
             .create(true)
@@ -149,7 +149,7 @@ impl Node {
     }
 
     /// Kills the daemon, at whatever instruction it is.
-    pub(crate) async fn kill(&mut self) -> Result<()> {
+    pub async fn kill(&mut self) -> Result<()> {
         let mut daemon = self.daemon.take().context("the daemon is not running")?;
         daemon.start_kill()?;
         daemon.wait().await?;
@@ -157,7 +157,7 @@ impl Node {
     }
 
     /// Asks the daemon to end, as an init system would, and waits for it.
-    pub(crate) async fn stop(&mut self) -> Result<()> {
+    pub async fn stop(&mut self) -> Result<()> {
         let Some(mut daemon) = self.daemon.take() else {
             return Ok(());
         };
@@ -179,7 +179,7 @@ impl Node {
     }
 
     /// The last lines the daemon logged.
-    pub(crate) fn daemon_log(&self) -> String {
+    pub fn daemon_log(&self) -> String {
         let log = fs::read_to_string(self.root.join("daemon.log")).unwrap_or_default();
         let lines: Vec<&str> = log.lines().collect();
         let from = lines.len().saturating_sub(60);
@@ -187,17 +187,17 @@ impl Node {
     }
 
     /// A runtime service client.
-    pub(crate) async fn runtime(&self) -> Result<RuntimeServiceClient<Channel>> {
+    pub async fn runtime(&self) -> Result<RuntimeServiceClient<Channel>> {
         Ok(RuntimeServiceClient::new(channel(&self.socket()).await?))
     }
 
     /// An image service client.
-    pub(crate) async fn images(&self) -> Result<ImageServiceClient<Channel>> {
+    pub async fn images(&self) -> Result<ImageServiceClient<Channel>> {
         Ok(ImageServiceClient::new(channel(&self.socket()).await?))
     }
 
     /// Runs the command line against this node; returns its standard output.
-    pub(crate) async fn cli(&self, args: &[&str]) -> Result<String> {
+    pub async fn cli(&self, args: &[&str]) -> Result<String> {
         let output = tokio::process::Command::new(&self.programs.bulkhead)
             .arg("--config")
             .arg(self.config())
@@ -217,7 +217,7 @@ impl Node {
     }
 
     /// Imports an archive.
-    pub(crate) async fn import(&self, archive: &[u8], name: &str) -> Result<String> {
+    pub async fn import(&self, archive: &[u8], name: &str) -> Result<String> {
         let path = self.path(name);
         fs::write(&path, archive)?;
         let path = path.display().to_string();

@@ -10,15 +10,17 @@ use tonic::transport::Channel;
 use crate::{image, node::Node};
 
 /// A pod under test.
-pub(crate) struct Pod {
-    pub(crate) id: String,
-    pub(crate) config: cri::PodSandboxConfig,
+pub struct Pod {
+    /// The CRI's id for it.
+    pub id: String,
+    /// What it was asked to be.
+    pub config: cri::PodSandboxConfig,
     client: RuntimeServiceClient<Channel>,
     logs: PathBuf,
 }
 
 /// A pod's configuration as kubelet would send it.
-pub(crate) fn pod_config(node: &Node, name: &str, attempt: u32) -> cri::PodSandboxConfig {
+pub fn pod_config(node: &Node, name: &str, attempt: u32) -> cri::PodSandboxConfig {
     cri::PodSandboxConfig {
         metadata: Some(cri::PodSandboxMetadata {
             name: name.to_owned(),
@@ -40,7 +42,7 @@ pub(crate) fn pod_config(node: &Node, name: &str, attempt: u32) -> cri::PodSandb
 }
 
 /// A container's configuration: the demo image with a shell command.
-pub(crate) fn container_config(name: &str, script: &str) -> cri::ContainerConfig {
+pub fn container_config(name: &str, script: &str) -> cri::ContainerConfig {
     cri::ContainerConfig {
         metadata: Some(cri::ContainerMetadata {
             name: name.to_owned(),
@@ -58,12 +60,12 @@ pub(crate) fn container_config(name: &str, script: &str) -> cri::ContainerConfig
 
 impl Pod {
     /// Runs a pod with default settings.
-    pub(crate) async fn run(node: &Node, name: &str) -> Result<Self> {
+    pub async fn run(node: &Node, name: &str) -> Result<Self> {
         Self::run_with(node, pod_config(node, name, 0)).await
     }
 
     /// Runs a pod.
-    pub(crate) async fn run_with(node: &Node, config: cri::PodSandboxConfig) -> Result<Self> {
+    pub async fn run_with(node: &Node, config: cri::PodSandboxConfig) -> Result<Self> {
         let mut client = node.runtime().await?;
         let request = cri::RunPodSandboxRequest {
             config: Some(config.clone()),
@@ -79,11 +81,7 @@ impl Pod {
     }
 
     /// A pod that is there already.
-    pub(crate) async fn attach(
-        node: &Node,
-        id: String,
-        config: cri::PodSandboxConfig,
-    ) -> Result<Self> {
+    pub async fn attach(node: &Node, id: String, config: cri::PodSandboxConfig) -> Result<Self> {
         let logs = PathBuf::from(&config.log_directory);
         Ok(Self {
             id,
@@ -94,13 +92,13 @@ impl Pod {
     }
 
     /// The client again, after the daemon has been restarted.
-    pub(crate) async fn reconnect(&mut self, node: &Node) -> Result<()> {
+    pub async fn reconnect(&mut self, node: &Node) -> Result<()> {
         self.client = node.runtime().await?;
         Ok(())
     }
 
     /// Creates a container.
-    pub(crate) async fn create(&mut self, config: cri::ContainerConfig) -> Result<String> {
+    pub async fn create(&mut self, config: cri::ContainerConfig) -> Result<String> {
         let request = cri::CreateContainerRequest {
             pod_sandbox_id: self.id.clone(),
             config: Some(config),
@@ -114,7 +112,7 @@ impl Pod {
     }
 
     /// Starts a container.
-    pub(crate) async fn start(&mut self, id: &str) -> Result<(), tonic::Status> {
+    pub async fn start(&mut self, id: &str) -> Result<(), tonic::Status> {
         let request = cri::StartContainerRequest {
             container_id: id.to_owned(),
         };
@@ -122,20 +120,20 @@ impl Pod {
     }
 
     /// Creates and starts the demo image with a shell script.
-    pub(crate) async fn sh(&mut self, name: &str, script: &str) -> Result<String> {
+    pub async fn sh(&mut self, name: &str, script: &str) -> Result<String> {
         let id = self.create(container_config(name, script)).await?;
         self.start(&id).await.context("StartContainer")?;
         Ok(id)
     }
 
     /// ExecSync of a shell script; no deadline of its own.
-    pub(crate) async fn exec(&mut self, id: &str, script: &str) -> Result<cri::ExecSyncResponse> {
+    pub async fn exec(&mut self, id: &str, script: &str) -> Result<cri::ExecSyncResponse> {
         let response = self.exec_within(id, &["/bin/sh", "-c", script], 0).await;
         response.context("ExecSync")
     }
 
     /// ExecSync with a timeout in seconds.
-    pub(crate) async fn exec_within(
+    pub async fn exec_within(
         &mut self,
         id: &str,
         command: &[&str],
@@ -150,7 +148,7 @@ impl Pod {
     }
 
     /// A container's status.
-    pub(crate) async fn status(&mut self, id: &str) -> Result<cri::ContainerStatus> {
+    pub async fn status(&mut self, id: &str) -> Result<cri::ContainerStatus> {
         let request = cri::ContainerStatusRequest {
             container_id: id.to_owned(),
             ..Default::default()
@@ -164,7 +162,7 @@ impl Pod {
     }
 
     /// The pod's own status.
-    pub(crate) async fn pod_status(&mut self) -> Result<cri::PodSandboxStatus, tonic::Status> {
+    pub async fn pod_status(&mut self) -> Result<cri::PodSandboxStatus, tonic::Status> {
         let request = cri::PodSandboxStatusRequest {
             pod_sandbox_id: self.id.clone(),
             ..Default::default()
@@ -176,17 +174,13 @@ impl Pod {
     }
 
     /// The pod's first address.
-    pub(crate) async fn address(&mut self) -> Result<std::net::IpAddr> {
+    pub async fn address(&mut self) -> Result<std::net::IpAddr> {
         let network = self.pod_status().await?.network.context("no network")?;
         Ok(network.ip.parse()?)
     }
 
     /// Waits until a container has exited, at most `patience`.
-    pub(crate) async fn exited(
-        &mut self,
-        id: &str,
-        patience: Duration,
-    ) -> Result<cri::ContainerStatus> {
+    pub async fn exited(&mut self, id: &str, patience: Duration) -> Result<cri::ContainerStatus> {
         let deadline = tokio::time::Instant::now() + patience;
         loop {
             let status = self.status(id).await?;
@@ -202,27 +196,23 @@ impl Pod {
     }
 
     /// The path of a container's log.
-    pub(crate) fn log_path(&self, name: &str) -> PathBuf {
+    pub fn log_path(&self, name: &str) -> PathBuf {
         self.logs.join(name).join("0.log")
     }
 
     /// A container's log, raw.
-    pub(crate) fn log(&self, name: &str) -> Result<String> {
+    pub fn log(&self, name: &str) -> Result<String> {
         let path = self.log_path(name);
         std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))
     }
 
     /// What one stream of the log says, without the CRI framing.
-    pub(crate) fn output(&self, name: &str, stream: &str) -> Result<String> {
+    pub fn output(&self, name: &str, stream: &str) -> Result<String> {
         payload(&self.log(name)?, stream)
     }
 
     /// Stops a container.
-    pub(crate) async fn stop_container(
-        &mut self,
-        id: &str,
-        grace: i64,
-    ) -> Result<(), tonic::Status> {
+    pub async fn stop_container(&mut self, id: &str, grace: i64) -> Result<(), tonic::Status> {
         let request = cri::StopContainerRequest {
             container_id: id.to_owned(),
             timeout: grace,
@@ -231,7 +221,7 @@ impl Pod {
     }
 
     /// Removes a container.
-    pub(crate) async fn remove_container(&mut self, id: &str) -> Result<(), tonic::Status> {
+    pub async fn remove_container(&mut self, id: &str) -> Result<(), tonic::Status> {
         let request = cri::RemoveContainerRequest {
             container_id: id.to_owned(),
         };
@@ -239,7 +229,7 @@ impl Pod {
     }
 
     /// Stops the pod.
-    pub(crate) async fn stop(&mut self) -> Result<(), tonic::Status> {
+    pub async fn stop(&mut self) -> Result<(), tonic::Status> {
         let request = cri::StopPodSandboxRequest {
             pod_sandbox_id: self.id.clone(),
         };
@@ -247,7 +237,7 @@ impl Pod {
     }
 
     /// Stops the pod and removes it.
-    pub(crate) async fn remove(&mut self) -> Result<(), tonic::Status> {
+    pub async fn remove(&mut self) -> Result<(), tonic::Status> {
         self.stop().await?;
         let request = cri::RemovePodSandboxRequest {
             pod_sandbox_id: self.id.clone(),
@@ -258,7 +248,7 @@ impl Pod {
 
 /// One stream's bytes out of a CRI log: full lines with their newline, partial
 /// ones without.
-pub(crate) fn payload(log: &str, stream: &str) -> Result<String> {
+pub fn payload(log: &str, stream: &str) -> Result<String> {
     let mut out = String::new();
     for line in log.lines() {
         let mut fields = line.splitn(4, ' ');

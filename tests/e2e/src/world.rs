@@ -8,12 +8,12 @@ use anyhow::{Context as _, Result};
 
 /// A listing of everything that pods could leave behind; one line a thing.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct World(BTreeSet<String>);
+pub struct World(BTreeSet<String>);
 
 impl World {
     /// Looks at the host. `daemon` is the daemon's process id, `roots` the
     /// directories it owns.
-    pub(crate) fn look(daemon: u32, roots: &[&Path]) -> Result<Self> {
+    pub fn look(daemon: u32, roots: &[&Path]) -> Result<Self> {
         let mut seen = BTreeSet::new();
         processes(&mut seen)?;
         for entry in fs::read_dir("/sys/class/net")? {
@@ -43,7 +43,7 @@ impl World {
     }
 
     /// What is in `after` and not here, and the other way round; empty if equal.
-    pub(crate) fn differences(&self, after: &Self) -> Vec<String> {
+    pub fn differences(&self, after: &Self) -> Vec<String> {
         let gone = self
             .0
             .difference(&after.0)

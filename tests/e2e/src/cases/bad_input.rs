@@ -7,7 +7,7 @@ use bulkhead_cri_api::v1 as cri;
 use serde_json::json;
 
 use super::{clean, look, node};
-use crate::{
+use bulkhead_e2e::{
     image::{self, Archive, Compression, Layer},
     node::{Node, Programs},
     pod::{Pod, container_config, pod_config},
@@ -17,7 +17,7 @@ use crate::{
 pub(crate) async fn images(programs: &Programs) -> Result<()> {
     let (node, world) = node(programs, "badimages", "").await?;
     let files = |layer: Layer| -> Result<Vec<u8>> {
-        Archive::new()
+        Archive::default()
             .layer(&layer.finish()?, Compression::Gzip)?
             .finish("localhost/bad:latest", json!({}))
     };
@@ -49,7 +49,7 @@ pub(crate) async fn images(programs: &Programs) -> Result<()> {
                 .skip(name.len())
                 .take(4)
                 .for_each(|to| *to = 0);
-            Archive::new()
+            Archive::default()
                 .layer(&tar, Compression::Plain)?
                 .finish("localhost/bad:latest", json!({}))?
         }),

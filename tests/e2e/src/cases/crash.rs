@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use bulkhead_cri_api::v1 as cri;
 
 use super::{clean, look, node};
-use crate::{
+use bulkhead_e2e::{
     node::{Node, PATIENCE, Programs},
     pod::{Pod, container_config, pod_config},
 };

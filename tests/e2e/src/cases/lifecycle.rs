@@ -4,8 +4,8 @@ use anyhow::{Result, ensure};
 use bulkhead_cri_api::v1 as cri;
 
 use super::{clean, node};
-use crate::{
-    demo::http_get,
+use crate::demo::http_get;
+use bulkhead_e2e::{
     image,
     node::{PATIENCE, Programs},
     pod::{Pod, container_config, pod_config},

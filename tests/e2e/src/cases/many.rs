@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result, ensure};
 
 use super::{clean, node};
-use crate::{node::Programs, pod::Pod};
+use bulkhead_e2e::{node::Programs, pod::Pod};
 
 /// Twenty pods at the same time, each with a container that answers, then none:
 /// the host is as it was.

@@ -10,7 +10,7 @@ use std::{future::Future, pin::Pin};
 
 use anyhow::Result;
 
-use crate::{
+use bulkhead_e2e::{
     image,
     node::{Node, Programs},
     world::World,

@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use bulkhead_cri_api::v1 as cri;
 
 use super::{clean, node};
-use crate::{
+use bulkhead_e2e::{
     node::{PATIENCE, Programs},
     pod::{Pod, container_config, payload},
 };
