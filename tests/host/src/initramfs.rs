@@ -99,6 +99,20 @@ impl Parameters<'_> {
             .map(|(name, value)| format!("{name}={}\n", quoted(&value)))
             .concat())
     }
+
+    /// Directories that begin empty, unless something that is needed lies there:
+    /// some machines build in /tmp.
+    fn empty_directories(&self) -> Vec<&'static str> {
+        let modules = self.kernel.modules();
+        let needed = || {
+            self.visible
+                .iter()
+                .map(PathBuf::as_path)
+                .chain([self.program, &modules])
+        };
+        let unused = |directory: &&str| !needed().any(|path| path.starts_with(directory));
+        BEGIN_EMPTY.into_iter().filter(unused).collect()
+    }
 }
 
 /// Writes the initramfs to `out`.
