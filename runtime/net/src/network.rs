@@ -143,17 +143,18 @@ impl Network {
         let links = Links::open()?;
         links.remove_tap(&lease.tap).await?;
         let standing = self.standing.lock().await;
-        let batches = ruleset::expel(&self.config.bridge, lease);
-        blocking("removing the pod from the packet filter", move || {
-            for batch in &batches {
-                match socket::apply(batch) {
-                    Err(error) if is_missing(&error) => {}
-                    outcome => outcome?,
+        // Without tables, before the first reconcile, there is nothing to remove.
+        if *standing {
+            let batch = ruleset::expel(&self.config.bridge, lease);
+            blocking("removing the pod from the packet filter", move || {
+                match socket::apply(&batch) {
+                    // Somebody flushed our tables, and the pod's elements with them.
+                    Err(error) if is_missing(&error) => Ok(()),
+                    outcome => outcome,
                 }
-            }
-            Ok(())
-        })
-        .await?;
+            })
+            .await?;
+        }
         self.book().release(&lease.pod_id);
         drop(standing);
         tracing::debug!(tap = %lease.tap, pod = %lease.pod_id, "network released");
@@ -419,7 +420,7 @@ impl Network {
     }
 }
 
-/// Whether the kernel refused because there is nothing to delete.
+/// Whether the kernel refused because the table isn't there.
 fn is_missing(error: &NetError) -> bool {
     matches!(error, NetError::Nftables { source, .. }
         if source.raw_os_error() == Some(libc::ENOENT))

@@ -32,7 +32,7 @@
 //! interface than the bridge takes that interface's address. We add no forward
 //! chain: nftables has no accept that outvotes another table's drop, so on a host
 //! whose firewall drops forwarded packets by policy the operator has to allow the
-//! bridge there ([`super::socket::ask`] lets `doctor` find such chains).
+//! bridge there ([`super::inspect`] finds such chains for `doctor`).
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -122,22 +122,17 @@ pub fn admit(bridge: &str, lease: &Lease) -> Batch {
     batch
 }
 
-/// Batches that each take one element of a pod away.
+/// A batch that takes a pod's elements away, whether they are there or not.
 ///
-/// One each, because the kernel refuses a batch that deletes what isn't there, and
-/// a release may be repeated. The element in `taps` is the last: until then what the
-/// tap sends is judged, and dropped.
+/// The kernel refuses to delete what doesn't exist, so each is added first: within
+/// a batch that has no effect but to make the deletion succeed.
 #[must_use]
-pub fn expel(bridge: &str, lease: &Lease) -> Vec<Batch> {
-    elements_of(lease)
-        .into_iter()
-        .rev()
-        .map(|(set, key)| {
-            let mut batch = Batch::new();
-            elements_message(&mut batch, Kind::DeleteElements, bridge, set, &[key]);
-            batch
-        })
-        .collect()
+pub fn expel(bridge: &str, lease: &Lease) -> Batch {
+    let mut batch = admit(bridge, lease);
+    for (set, key) in elements_of(lease) {
+        elements_message(&mut batch, Kind::DeleteElements, bridge, set, &[key]);
+    }
+    batch
 }
 
 /// What a pod's elements are, set by set; `taps` comes first.
@@ -634,4 +629,126 @@ fn accept() -> Expr {
 
 fn drop_it() -> Expr {
     Expr::Verdict(Verdict::Drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lease::MacAddr;
+    use crate::nft::message::{AttributeIter, replies};
+
+    const NEW_ELEMENTS: u16 = 0x0a0c;
+    const DELETE_ELEMENTS: u16 = 0x0a0e;
+
+    fn lease() -> Lease {
+        Lease {
+            pod_id: "0123456789abcdef".to_owned(),
+            tap: "bh01234567".to_owned(),
+            mac: MacAddr([2, 0x62, 10, 189, 0, 2]),
+            addresses: vec![
+                "10.189.0.2/16".parse().unwrap(),
+                "fd00::2/64".parse().unwrap(),
+            ],
+            routes: Vec::new(),
+            mtu: 1500,
+        }
+    }
+
+    /// The changes of a batch: type, and the text of an attribute (0 if it has none).
+    fn changes(batch: &Batch, attribute: u16) -> Vec<(u16, String)> {
+        let bytes = batch.finish().unwrap();
+        let all: Vec<_> = replies(&bytes)
+            .map(|message| {
+                let text = message
+                    .generic()
+                    .unwrap()
+                    .1
+                    .find(|(kind, _)| *kind == attribute);
+                let text = text.map_or(&b""[..], |(_, payload)| payload);
+                let text = String::from_utf8_lossy(text);
+                (message.kind, text.trim_end_matches('\0').to_owned())
+            })
+            .collect();
+        // Without the messages that open and close it.
+        all[1..all.len() - 1].to_vec()
+    }
+
+    #[test]
+    fn a_pod_is_admitted_by_its_tap_mac_and_addresses() {
+        let batch = admit("bulkhead0", &lease());
+        let sets: Vec<_> = changes(&batch, 2).into_iter().collect();
+        let expected = ["taps", "macs", "ipv4", "ipv6"].map(|set| (NEW_ELEMENTS, set.to_owned()));
+        assert_eq!(sets, expected);
+
+        // The last message holds two addresses: the leased one and the link-local one.
+        let bytes = batch.finish().unwrap();
+        let message = replies(&bytes).nth(4).unwrap();
+        let (_, list) = message
+            .generic()
+            .unwrap()
+            .1
+            .find(|(kind, _)| *kind == 3)
+            .unwrap();
+        let keys: Vec<Vec<u8>> = AttributeIter::nested(list)
+            .map(|(_, element)| {
+                let (_, key) = AttributeIter::nested(element).next().unwrap();
+                AttributeIter::nested(key).next().unwrap().1.to_vec()
+            })
+            .collect();
+        assert_eq!(keys.len(), 2);
+        assert!(
+            keys.iter()
+                .all(|key| key.len() == 32 && key.starts_with(b"bh01234567\0"))
+        );
+        assert_eq!(keys[1][16..18], [0xfe, 0x80]);
+    }
+
+    #[test]
+    fn expelling_adds_before_it_deletes() {
+        let batch = expel("bulkhead0", &lease());
+        let kinds: Vec<_> = changes(&batch, 2)
+            .into_iter()
+            .map(|(kind, _)| kind)
+            .collect();
+        assert_eq!(kinds[..4], [NEW_ELEMENTS; 4]);
+        assert_eq!(kinds[4..], [DELETE_ELEMENTS; 5]);
+    }
+
+    #[test]
+    fn every_chain_of_the_filter_ends_in_a_drop() {
+        let batch = rebuild("bulkhead0", &[], true, &[]);
+        let bytes = batch.finish().unwrap();
+        let mut last = std::collections::BTreeMap::new();
+        for message in replies(&bytes) {
+            const NEW_RULE: u16 = 0x0a06;
+            if message.kind == NEW_RULE {
+                let (family, mut attributes) = message.generic().unwrap();
+                assert_eq!(family, Family::Bridge as u8);
+                let chain = attributes.find(|(kind, _)| *kind == 2).unwrap().1.to_vec();
+                let body = attributes.find(|(kind, _)| *kind == 4).unwrap().1.to_vec();
+                last.insert(chain, body);
+            }
+        }
+        assert_eq!(last.len(), 5);
+        let mut ending = Batch::new();
+        ending.push("x", Kind::NewRule, Family::Bridge, 0, |message| {
+            message.nest(4, |list| {
+                Expr::Counter.write(list);
+                drop_it().write(list);
+            });
+        });
+        let ending = ending.finish().unwrap();
+        let ending = replies(&ending).nth(1).unwrap();
+        let (_, ending) = ending.generic().unwrap().1.next().unwrap();
+        for (chain, body) in last {
+            assert_eq!(body, ending, "{}", String::from_utf8_lossy(&chain));
+        }
+    }
+
+    #[test]
+    fn many_pods_are_split_over_messages() {
+        let leases = vec![lease(); 2000];
+        let batch = rebuild("bulkhead0", &[], false, &leases);
+        assert!(batch.finish().is_some(), "no attribute is too long");
+    }
 }
