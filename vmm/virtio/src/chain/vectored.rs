@@ -49,6 +49,23 @@ impl IoVecs {
     }
 }
 
+impl IoVecs {
+    /// Lists what is ahead of `writer`, for a system call that runs later: the caller keeps
+    /// the chain for as long.
+    pub(crate) fn set_writer(&mut self, writer: &Writer<'_>) -> &[Segment] {
+        self.0.clear();
+        self.0.extend(writer.parts().take(MAX_IOVECS));
+        &self.0
+    }
+
+    /// As [`set_writer`](Self::set_writer), for what is ahead of `reader`.
+    pub(crate) fn set_reader(&mut self, reader: &Reader<'_>) -> &[Segment] {
+        self.0.clear();
+        self.0.extend(reader.parts().take(MAX_IOVECS));
+        &self.0
+    }
+}
+
 /// What a `writev` sends, in order.
 #[derive(Debug)]
 pub struct Gather<'s, 'a> {

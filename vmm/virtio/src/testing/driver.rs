@@ -44,7 +44,7 @@ impl TestInterrupt {
     pub fn wait(&self, timeout: Duration) -> bool {
         let fd = borrow(&self.event);
         let timeout = Timespec {
-            tv_sec: timeout.as_secs() as i64,
+            tv_sec: timeout.as_secs().cast_signed(),
             tv_nsec: timeout.subsec_nanos().into(),
         };
         let ready = poll(

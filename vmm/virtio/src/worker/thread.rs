@@ -94,6 +94,11 @@ impl<H: Handler> Worker<H> {
         })
     }
 
+    /// Whether its thread has ended by itself, which is by a panic.
+    pub fn is_finished(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
     /// Stops the worker once its I/O is drained, and gives its handler back; `None` if its
     /// thread panicked.
     pub fn stop(mut self) -> Option<H> {
