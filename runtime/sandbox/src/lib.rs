@@ -8,10 +8,33 @@
 //! The CRI layer records what it is about to do before it calls in here; calls
 //! that make something are safe to follow with [`Launcher::destroy`] at any
 //! point, whether they succeeded, failed, or were cut off by a crash.
-#![deny(unsafe_code)]
+#![deny(unsafe_code)] // but in vmm/spawn.rs and process.rs
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        reason = "a failed unwrap is a failed test"
+    )
+)]
 
+pub mod agent;
+pub mod cgroup;
+pub mod clock;
+pub mod cmdline;
+pub mod config;
 pub mod error;
+#[doc(hidden)]
+pub mod fuzz;
+pub mod initramfs;
+pub mod log;
+pub mod paths;
+pub mod process;
+pub mod rpc;
+pub mod sockets;
 pub mod spec;
+pub mod vmm;
 
 use std::sync::Arc;
 

@@ -1,0 +1,13 @@
+//! The daemon's side of a VMM process.
+//!
+//! * [`config`]: what the process is told, and the descriptors it inherits.
+//! * [`spawn`]: starting it, detached, with just those descriptors.
+//! * [`control`]: asking it things and changing its disks.
+//! * [`handover`]: giving it further descriptors while it runs.
+//! * [`exit`]: why it ended.
+
+pub mod config;
+pub mod control;
+pub mod exit;
+pub mod handover;
+pub mod spawn;
