@@ -108,7 +108,10 @@ impl Frame {
     /// the bytes themselves are to follow. For senders that have them elsewhere.
     /// `len` is 1..=[`MAX_DATA`].
     pub fn encode_data_header(offset: u64, len: usize, wire: &mut Vec<u8>) {
-        debug_assert!((1..=MAX_DATA).contains(&len), "data of a length out of bounds");
+        debug_assert!(
+            (1..=MAX_DATA).contains(&len),
+            "data of a length out of bounds"
+        );
         let length = u32::try_from(1 + 8 + len).unwrap_or(u32::MAX);
         wire.extend_from_slice(&length.to_le_bytes());
         wire.push(DATA);
@@ -162,21 +165,34 @@ impl Frame {
             ACCEPTED => exact_offset(body).map(Self::Accepted),
             ACK => exact_offset(body).map(Self::Ack),
             EOF => exact_offset(body).map(Self::Eof),
-            DATA => {
-                let (offset, bytes) = body
-                    .split_first_chunk::<8>()
-                    .ok_or(FrameError::Malformed("data without an offset"))?;
-                if bytes.is_empty() || bytes.len() > MAX_DATA {
-                    return Err(FrameError::Malformed("data of a length out of bounds"));
-                }
-                let offset = u64::from_le_bytes(*offset);
-                if offset.checked_add(bytes.len() as u64).is_none() {
-                    return Err(FrameError::Malformed("data past the largest offset"));
-                }
-                Ok(Self::Data(offset, bytes.to_vec()))
-            }
+            DATA => match Self::data(frame)? {
+                Some((offset, bytes)) => Ok(Self::Data(offset, bytes.to_vec())),
+                None => Err(FrameError::Malformed("unknown frame type")),
+            },
             _ => Err(FrameError::Malformed("unknown frame type")),
         }
+    }
+
+    /// The offset and bytes of a `Data` frame, without copying them; `None` for
+    /// every other frame. Checked as [`Frame::decode`] does.
+    ///
+    /// # Errors
+    /// [`FrameError::Malformed`] for data out of its bounds.
+    pub fn data(frame: &[u8]) -> Result<Option<(u64, &[u8])>, FrameError> {
+        let Some((&DATA, body)) = frame.split_first() else {
+            return Ok(None);
+        };
+        let (offset, bytes) = body
+            .split_first_chunk::<8>()
+            .ok_or(FrameError::Malformed("data without an offset"))?;
+        if bytes.is_empty() || bytes.len() > MAX_DATA {
+            return Err(FrameError::Malformed("data of a length out of bounds"));
+        }
+        let offset = u64::from_le_bytes(*offset);
+        if offset.checked_add(bytes.len() as u64).is_none() {
+            return Err(FrameError::Malformed("data past the largest offset"));
+        }
+        Ok(Some((offset, bytes)))
     }
 
     /// Reads one frame; `None` when the connection ended between two frames.
