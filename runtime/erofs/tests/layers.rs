@@ -405,7 +405,7 @@ fn content_of_all_sizes_around_blocks() {
     let sizes = [
         1, 63, 4031, 4032, 4033, 4095, 4096, 4097, 8192, 262_143, 262_144, 262_145, 700_001,
     ];
-    let content = |size: usize| (0..size).map(|i| (i % 251) as u8 + 1).collect::<Vec<u8>>();
+    let content = |size: usize| (1..=251).cycle().take(size).collect::<Vec<u8>>();
     let items = sizes.map(|size| Item::file(format!("f{size}"), content(size)));
     let tree = tree_of(&archive(items));
     for size in sizes {

@@ -17,21 +17,21 @@ use std::process::Command;
 
 use bulkhead_erofs::{Error, Options, Report, convert};
 
-pub fn image_of(tar: &[u8]) -> Result<(Vec<u8>, Report), Error> {
+pub(crate) fn image_of(tar: &[u8]) -> Result<(Vec<u8>, Report), Error> {
     let mut out = Cursor::new(Vec::new());
     let report = convert(tar, &mut out, &Options::default())?;
     Ok((out.into_inner(), report))
 }
 
 /// Converts, checks with fsck.erofs and reads back.
-pub fn tree_of(tar: &[u8]) -> Tree {
+pub(crate) fn tree_of(tar: &[u8]) -> Tree {
     let (image, _) = image_of(tar).unwrap();
     fsck(&image);
     Tree::read(&image)
 }
 
 /// Runs a program of erofs-utils; a missing one fails the test.
-pub fn erofs_utils(program: &str, args: &[&str]) -> (bool, String) {
+pub(crate) fn erofs_utils(program: &str, args: &[&str]) -> (bool, String) {
     let output = Command::new(program)
         .args(args)
         .output()
@@ -45,51 +45,51 @@ pub fn erofs_utils(program: &str, args: &[&str]) -> (bool, String) {
     )
 }
 
-pub fn fsck(image: &[u8]) {
+pub(crate) fn fsck(image: &[u8]) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("image");
     std::fs::write(&path, image).unwrap();
     fsck_file(&path);
 }
 
-pub fn fsck_file(path: &Path) {
+pub(crate) fn fsck_file(path: &Path) {
     let (ok, said) = erofs_utils("fsck.erofs", &["-d3", path.to_str().unwrap()]);
     assert!(ok, "fsck.erofs: {said}");
     assert!(!said.contains("<E>"), "fsck.erofs: {said}");
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct File {
+pub(crate) struct File {
     /// `st_mode`.
-    pub mode: u16,
-    pub uid: u32,
-    pub gid: u32,
-    pub mtime: (i64, u32),
-    pub links: u32,
-    pub size: u64,
+    pub(crate) mode: u16,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    pub(crate) mtime: (i64, u32),
+    pub(crate) links: u32,
+    pub(crate) size: u64,
     /// Content of a file, target of a link.
-    pub data: Vec<u8>,
+    pub(crate) data: Vec<u8>,
     /// Device number, as on disk.
-    pub device: u32,
-    pub xattrs: BTreeMap<String, Vec<u8>>,
+    pub(crate) device: u32,
+    pub(crate) xattrs: BTreeMap<String, Vec<u8>>,
     /// Inode number.
-    pub nid: u64,
+    pub(crate) nid: u64,
 }
 
 #[derive(Debug, PartialEq, Eq)]
-pub struct Tree {
+pub(crate) struct Tree {
     /// By path; the root is "".
-    pub files: BTreeMap<String, File>,
+    pub(crate) files: BTreeMap<String, File>,
 }
 
 impl Tree {
-    pub fn get(&self, path: &str) -> &File {
+    pub(crate) fn get(&self, path: &str) -> &File {
         self.files
             .get(path)
             .unwrap_or_else(|| panic!("no {path:?} in {:?}", self.files.keys()))
     }
 
-    pub fn paths(&self) -> Vec<&str> {
+    pub(crate) fn paths(&self) -> Vec<&str> {
         self.files
             .keys()
             .map(String::as_str)
@@ -97,7 +97,7 @@ impl Tree {
             .collect()
     }
 
-    pub fn read(image: &[u8]) -> Self {
+    pub(crate) fn read(image: &[u8]) -> Self {
         let sb = &image[1024..];
         assert_eq!(le32(sb, 0), 0xE0F5_E1E2);
         let reader = Reader {
@@ -150,7 +150,7 @@ impl Reader<'_> {
             mode,
             uid: le32(raw, 24),
             gid: le32(raw, 28),
-            mtime: (le64(raw, 32) as i64, le32(raw, 40)),
+            mtime: (le64(raw, 32).cast_signed(), le32(raw, 40)),
             links: le32(raw, 44),
             size,
             nid,
