@@ -19,8 +19,9 @@ use clap::{Parser, Subcommand};
 #[derive(Parser)]
 #[command(about = "Benchmarks of Bulkhead, for the test host", version)]
 struct Cli {
-    #[command(flatten)]
-    programs: Programs,
+    /// Where the programs under test are, side by side.
+    #[arg(long, env = "BULKHEAD_BIN_DIR")]
+    bin_dir: PathBuf,
     #[command(subcommand)]
     command: Command,
 }
@@ -58,12 +59,13 @@ async fn main() -> Result<()> {
         firecracker,
         json,
     } = cli.command;
+    let programs = Programs::in_dir(&cli.bin_dir)?;
     anyhow::ensure!((1..=1000).contains(&runs), "--runs must be 1 to 1000");
 
     kvm::mount_debugfs()?;
     let mut report = report::Report::new(runs, memory_mib);
-    let guest = peers::Guest::prepare(&cli.programs, memory_mib)?;
-    let mut node = ours::start_node(&cli.programs, memory_mib).await?;
+    let guest = peers::Guest::prepare(&programs, memory_mib)?;
+    let mut node = ours::start_node(&programs, memory_mib).await?;
     for run in 1..=runs {
         eprintln!("run {run} of {runs}");
         ours::measure(&node, run, &mut report).await?;

@@ -18,8 +18,9 @@ use clap::{Parser, Subcommand};
 #[derive(Parser)]
 #[command(about = "Whole-node tests of Bulkhead, for the test host", version)]
 struct Cli {
-    #[command(flatten)]
-    programs: node::Programs,
+    /// Where the programs under test are, side by side.
+    #[arg(long, env = "BULKHEAD_BIN_DIR")]
+    bin_dir: std::path::PathBuf,
     #[command(subcommand)]
     command: Command,
 }
@@ -48,10 +49,13 @@ async fn main() -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Demo => {
-            demo::run(&cli.programs).await?;
+            demo::run(&node::Programs::in_dir(&cli.bin_dir)?).await?;
             Ok(ExitCode::SUCCESS)
         }
-        Command::Test { words } => Ok(test(&cli.programs, &words).await),
+        Command::Test { words } => {
+            let programs = node::Programs::in_dir(&cli.bin_dir)?;
+            Ok(test(&programs, &words).await)
+        }
     }
 }
 

@@ -17,20 +17,33 @@ use tokio::{net::UnixStream, process::Child};
 use tonic::transport::{Channel, Endpoint, Uri};
 
 /// Where the programs under test are.
-#[derive(Clone, Debug, clap::Args)]
+#[derive(Clone, Debug)]
 pub struct Programs {
     /// The daemon and command line.
-    #[arg(long, env = "BULKHEAD_BIN")]
     pub bulkhead: PathBuf,
     /// The VMM.
-    #[arg(long, env = "BULKHEAD_VMM")]
     pub vmm: PathBuf,
     /// The guest agent.
-    #[arg(long, env = "BULKHEAD_AGENT")]
     pub agent: PathBuf,
     /// The guest kernel, an uncompressed vmlinux.
-    #[arg(long, env = "BULKHEAD_KERNEL")]
     pub kernel: PathBuf,
+}
+
+impl Programs {
+    /// Those that `tests/host/build.sh` put side by side.
+    pub fn in_dir(dir: &Path) -> Result<Self> {
+        let find = |name: &str| {
+            let path = dir.join(name);
+            path.canonicalize()
+                .with_context(|| format!("{} (tests/host/build.sh makes it)", path.display()))
+        };
+        Ok(Self {
+            bulkhead: find("bulkhead")?,
+            vmm: find("bulkhead-vmm")?,
+            agent: find("bulkhead-agent")?,
+            kernel: find("vmlinux")?,
+        })
+    }
 }
 
 /// How long anything may take that boots a guest, in a software-emulated host.
