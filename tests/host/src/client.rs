@@ -191,13 +191,13 @@ impl RawTerminal {
         let before = termios::tcgetattr(io::stdin())?;
         let mut raw = before.clone();
         raw.make_raw();
-        termios::tcsetattr(io::stdin(), OptionalActions::Flush, &raw)?;
+        termios::tcsetattr(io::stdin(), OptionalActions::Now, &raw)?;
         Ok(Self(before))
     }
 }
 
 impl Drop for RawTerminal {
     fn drop(&mut self) {
-        let _ = termios::tcsetattr(io::stdin(), OptionalActions::Flush, &self.0);
+        let _ = termios::tcsetattr(io::stdin(), OptionalActions::Drain, &self.0);
     }
 }

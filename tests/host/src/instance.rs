@@ -30,6 +30,9 @@ pub(crate) const READY: &str = "testhost: ready";
 /// How the scripts begin their last words.
 const FAILED: &str = "testhost: failed: ";
 
+/// Hosts for one command are named after the process that started them.
+const OWNED: &str = "run-";
+
 /// How a host is started.
 #[derive(Debug, Clone)]
 pub(crate) struct Options {
@@ -84,6 +87,23 @@ impl Instance {
             directory: cache.join(name),
             cache,
         })
+    }
+
+    /// A host for one command of this process. Removes what such hosts of killed
+    /// processes left behind: the hosts themselves died with them.
+    pub(crate) fn of_this_process() -> Result<Self> {
+        let instance = Self::new(&format!("{OWNED}{}", std::process::id()))?;
+        for entry in fs::read_dir(&instance.cache)
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            let lives = |id: i32| Process::of(id).is_some();
+            if is_abandoned(&entry.file_name().to_string_lossy(), lives) {
+                let _ = fs::remove_dir_all(entry.path());
+            }
+        }
+        Ok(instance)
     }
 
     pub(crate) fn console(&self) -> PathBuf {
@@ -320,6 +340,12 @@ impl std::fmt::Display for Process {
     }
 }
 
+/// Whether `name` is of a host for one command, whose process lives no more.
+fn is_abandoned(name: &str, lives: impl Fn(i32) -> bool) -> bool {
+    let owner = name.strip_prefix(OWNED).and_then(|id| id.parse().ok());
+    owner.is_some_and(|id| !lives(id))
+}
+
 /// State and start time (field 22) of a `/proc/PID/stat`: see proc(5). The
 /// program's name, in parentheses, may itself hold spaces and parentheses.
 fn parse_stat(stat: &str) -> Option<(char, u64)> {
@@ -431,6 +457,15 @@ mod tests {
         for name in ["", "../x", "a/b", ".hidden", "kernel", &"x".repeat(65)] {
             assert!(Instance::new(name).is_err(), "{name}");
         }
+    }
+
+    #[test]
+    fn only_hosts_of_dead_processes_are_swept() {
+        let lives = |id| id == 7;
+        assert!(is_abandoned("run-8", lives));
+        assert!(!is_abandoned("run-7", lives));
+        assert!(!is_abandoned("run-fast", lives));
+        assert!(!is_abandoned("default", lives));
     }
 
     #[test]

@@ -89,7 +89,7 @@ fn act(cli: Cli) -> Result<i32> {
         }
         Action::Run { boot, command } => {
             let command = command.command()?;
-            let instance = Instance::new(&format!("run-{}", std::process::id()))?;
+            let instance = Instance::of_this_process()?;
             instance.start(&boot.options(), true, &events)?;
             let _guard = Guard(&instance);
             client::run(&instance.endpoint()?, command, sender, &events)
