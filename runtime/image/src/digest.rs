@@ -124,14 +124,9 @@ impl<R: Read> HashingReader<R> {
         }
     }
 
-    /// Bytes read so far.
-    pub(crate) fn count(&self) -> u64 {
-        self.count
-    }
-
-    /// The digest and the number of the bytes read.
-    pub(crate) fn finish(self) -> (Digest, u64) {
-        (Digest(self.hash.finalize().into()), self.count)
+    /// The digest and the number of the bytes read, and the reader.
+    pub(crate) fn finish(self) -> (Digest, u64, R) {
+        (Digest(self.hash.finalize().into()), self.count, self.inner)
     }
 }
 
@@ -179,7 +174,7 @@ mod tests {
     fn hashing_reader_counts() {
         let mut reader = HashingReader::new(&b"hello"[..]);
         io::copy(&mut reader, &mut io::sink()).unwrap();
-        assert_eq!(reader.count(), 5);
-        assert_eq!(reader.finish(), (Digest::of(b"hello"), 5));
+        let (digest, count, rest) = reader.finish();
+        assert_eq!((digest, count, rest), (Digest::of(b"hello"), 5, &b""[..]));
     }
 }

@@ -142,6 +142,14 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+    /// A compressed archive is damaged or ends early.
+    #[error("{path} cannot be decompressed: {source}")]
+    Archive {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// The layer cannot become a file system.
     #[error("layer {layer}: {source}")]
     Layer {
@@ -197,7 +205,9 @@ impl Error {
             | Self::WrongDigest { .. }
             | Self::WrongSize { .. }
             | Self::Inconsistent(_) => ErrorKind::Corrupt,
-            Self::Decompress { source, .. } => io_kind(source, ErrorKind::Corrupt),
+            Self::Decompress { source, .. } | Self::Archive { source, .. } => {
+                io_kind(source, ErrorKind::Corrupt)
+            }
             Self::Limit { .. } => ErrorKind::Limit,
             Self::Layer { source, .. } => match source.io_error() {
                 Some(error) => io_kind(error, ErrorKind::Internal),

@@ -16,15 +16,18 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 pub mod config;
+mod decompress;
 mod digest;
 mod error;
 mod files;
 mod image;
 mod import;
 mod limits;
+mod manifest;
 mod records;
 pub mod reference;
 pub mod scratch;
+mod steps;
 mod store;
 
 pub use config::ImageConfig;

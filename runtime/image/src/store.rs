@@ -32,6 +32,7 @@ use crate::image::{FsInfo, Image, Layer, Problem, Removed};
 use crate::limits::Limits;
 use crate::records::{Changes, ImageRecord, LayerRecord, Records};
 use crate::reference::Reference;
+use crate::steps;
 
 /// Shortest accepted prefix of an image id.
 const ID_PREFIX_MIN: usize = 3;
@@ -515,8 +516,10 @@ impl Inner {
             merge(&mut record.blobs, &known.record.blobs);
             record.pinned |= known.record.pinned;
         }
-        record.repo_tags.sort();
-        record.repo_digests.sort();
+        for names in [&mut record.repo_tags, &mut record.repo_digests] {
+            names.sort();
+            names.dedup();
+        }
         let robbed: Vec<ImageRecord> = state
             .images
             .values()
@@ -559,6 +562,7 @@ impl Inner {
             ..Changes::default()
         })?;
         state.images.remove(id);
+        steps::reached("image forgotten");
         self.sweep(state)
     }
 
@@ -580,6 +584,7 @@ impl Inner {
         }
         for layer in &unused {
             state.layers.remove(&layer.diff_id);
+            steps::reached("layer forgotten");
             let path = self.layer_path(layer);
             freed += fs::metadata(&path).map_or(0, |meta| meta.blocks() * 512);
             files::remove_file(&path)?;

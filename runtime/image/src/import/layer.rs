@@ -1,0 +1,207 @@
+//! Conversion of one layer: checked, decompressed and written in one pass.
+//!
+//! ```text
+//! blob ─► digest ─► decompress ─► bound ─► diff id ─► EROFS writer ─► file
+//! ```
+
+use std::io::{self, Read};
+use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
+
+use super::source::{Blob, check_digest};
+use super::{LayerSource, Totals};
+use crate::decompress::{Bounded, Decompressor};
+use crate::digest::{Digest, HashingReader};
+use crate::error::{Error, IoContext, Result};
+use crate::files;
+use crate::records::{Changes, LayerRecord};
+use crate::steps;
+use crate::store::Inner;
+
+/// Report progress each time so many compressed bytes were read.
+const REPORT_EVERY: u64 = 1 << 20;
+
+/// Sees to it that the layer is in the store. `open` is called if it has to be
+/// read, `report` with the compressed bytes read. Returns whether it was here.
+///
+/// Two imports that need one layer at the same time convert it once: the second
+/// waits for the first and, should that fail, does it itself.
+pub(super) fn ensure(
+    store: &Arc<Inner>,
+    diff_id: &Digest,
+    layer: &LayerSource,
+    open: impl Fn() -> Result<Blob>,
+    report: &dyn Fn(u64, u64),
+    totals: &mut Totals,
+) -> Result<bool> {
+    let mut state = store.lock();
+    loop {
+        if let Some(record) = state.layers.get(diff_id)
+            && std::fs::metadata(store.layer_path(record))
+                .is_ok_and(|meta| meta.len() == record.erofs_bytes)
+        {
+            return Ok(true);
+        }
+        if state.converting.insert(*diff_id) {
+            break;
+        }
+        state = store.wait_converted(state);
+    }
+    drop(state);
+    let _turn = Turn { store, diff_id };
+    convert(store, diff_id, layer, open()?, report, totals)?;
+    Ok(false)
+}
+
+/// The right to convert a layer; others may when it is dropped.
+struct Turn<'a> {
+    store: &'a Inner,
+    diff_id: &'a Digest,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.store.lock().converting.remove(self.diff_id);
+        self.store.converted.notify_all();
+    }
+}
+
+fn convert(
+    store: &Inner,
+    diff_id: &Digest,
+    layer: &LayerSource,
+    blob: Blob,
+    report: &dyn Fn(u64, u64),
+    totals: &mut Totals,
+) -> Result<()> {
+    let what = || match &layer.expected {
+        Some((digest, _)) => format!("layer {digest}"),
+        None => format!("layer {:?}", layer.name),
+    };
+    if let Some((_, expected)) = layer.expected
+        && expected != blob.size
+    {
+        return Err(Error::WrongSize {
+            what: what(),
+            expected,
+            actual: blob.size,
+        });
+    }
+    let limits = &store.limits;
+    let total = blob.size;
+    let decompress_error = |source| Error::Decompress {
+        layer: what(),
+        source,
+    };
+
+    let input = HashingReader::new(Reporting {
+        inner: blob.reader,
+        report,
+        done: 0,
+        next: 0,
+        total,
+    });
+    let decoder = match layer.compression {
+        Some(compression) => Decompressor::new(input, compression, limits.zstd_window_log),
+        None => Decompressor::detect(input, limits.zstd_window_log).map(|(decoder, _)| decoder),
+    };
+    let decoder = decoder.map_err(decompress_error)?;
+    let mut archive = HashingReader::new(Bounded::new(decoder, limits.layer_bytes));
+
+    let tmp_dir = store.tmp_dir();
+    let file = tempfile::NamedTempFile::new_in(&tmp_dir).at("create a file in", &tmp_dir)?;
+    let options = bulkhead_erofs::Options {
+        limits: limits.erofs.clone(),
+        uuid: uuid_of(diff_id),
+    };
+    let converted = bulkhead_erofs::convert(&mut archive, file.as_file(), &options);
+
+    let (actual_diff_id, tar_bytes, bounded) = archive.finish();
+    let exceeded = bounded.exceeded();
+    let mut decoder = bounded.into_inner();
+    // What follows the compressed stream counts for the digest as well. A wrong
+    // digest is the better explanation of whatever went wrong with the content.
+    let drained = io::copy(decoder.get_mut(), &mut io::sink());
+    let (digest, read, _) = decoder.into_input().finish();
+    totals.read += read;
+    if let (Ok(_), Some((expected, _))) = (&drained, &layer.expected) {
+        check_digest(what, expected, &digest)?;
+    }
+    if exceeded {
+        let limit = limits.layer_bytes;
+        return Err(Error::Limit {
+            what: what(),
+            limit,
+            unit: "bytes decompressed",
+        });
+    }
+    let converted = converted.map_err(|error| match error {
+        bulkhead_erofs::Error::Read(source) => decompress_error(source),
+        source => Error::Layer {
+            layer: what(),
+            source,
+        },
+    })?;
+    drained.map_err(decompress_error)?;
+    check_digest(
+        || format!("{} (uncompressed)", what()),
+        diff_id,
+        &actual_diff_id,
+    )?;
+    if converted.dropped_xattrs > 0 || converted.implied_directories > 1 {
+        tracing::debug!(
+            layer = %diff_id,
+            dropped_xattrs = converted.dropped_xattrs,
+            implied_directories = converted.implied_directories,
+            "layer is not as it would be unpacked"
+        );
+    }
+
+    steps::reached("layer written");
+    // Layers hold no secret from who may enter the store's directory, and VMMs
+    // that are given one run under users of their own.
+    let readable = std::fs::Permissions::from_mode(0o444);
+    file.as_file()
+        .set_permissions(readable)
+        .at("change the mode of", file.path())?;
+    let record = LayerRecord::new(*diff_id, converted.image_bytes, tar_bytes);
+    files::persist(file, &store.layer_path(&record))?;
+    steps::reached("layer renamed");
+    store.records.commit(&Changes {
+        put_layers: vec![&record],
+        ..Changes::default()
+    })?;
+    steps::reached("layer recorded");
+    store.lock().layers.insert(*diff_id, record);
+    totals.written += converted.image_bytes;
+    Ok(())
+}
+
+/// A UUID from the layer's identity, of version 8 (RFC 9562, section 5.8).
+fn uuid_of(diff_id: &Digest) -> [u8; 16] {
+    let mut uuid = [0; 16];
+    uuid.copy_from_slice(&diff_id.bytes()[..16]);
+    uuid[6] = uuid[6] & 0x0f | 0x80;
+    uuid[8] = uuid[8] & 0x3f | 0x80;
+    uuid
+}
+
+struct Reporting<'a> {
+    inner: Box<dyn Read>,
+    report: &'a dyn Fn(u64, u64),
+    done: u64,
+    next: u64,
+    total: u64,
+}
+
+impl Read for Reporting<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let n = self.inner.read(buf)?;
+        self.done += n as u64;
+        if self.done >= self.next {
+            (self.report)(self.done, self.total);
+            self.next = self.done + REPORT_EVERY;
+        }
+        Ok(n)
+    }
+}
