@@ -1,0 +1,72 @@
+//! Writing a configuration.
+
+use toml::Table;
+
+use super::Config;
+use super::section::{Key, Section};
+use super::sections::{Limits, Logging, Network, Paths, Vm};
+
+/// The default configuration with everything explained: a file to begin with.
+#[must_use]
+pub fn default_text() -> String {
+    let mut text = String::from(
+        "# Configuration of Bulkhead, with its defaults.\n\
+         # Delete what you don't change: absent keys have the values below.\n",
+    );
+    let table = to_table(&Config::default());
+    write_section::<Paths>(&mut text, &table, true);
+    write_section::<Vm>(&mut text, &table, true);
+    write_section::<Network>(&mut text, &table, true);
+    write_section::<Logging>(&mut text, &table, true);
+    write_section::<Limits>(&mut text, &table, true);
+    text
+}
+
+/// A configuration without explanations.
+pub(super) fn effective_text(config: &Config) -> String {
+    let mut text = String::new();
+    let table = to_table(config);
+    write_section::<Paths>(&mut text, &table, false);
+    write_section::<Vm>(&mut text, &table, false);
+    write_section::<Network>(&mut text, &table, false);
+    write_section::<Logging>(&mut text, &table, false);
+    write_section::<Limits>(&mut text, &table, false);
+    text
+}
+
+/// All values are strings, numbers and booleans in tables, which TOML can hold; the
+/// test that reads the printed default again would notice otherwise.
+fn to_table(config: &Config) -> Table {
+    Table::try_from(config).unwrap_or_default()
+}
+
+fn write_section<S: Section>(text: &mut String, values: &Table, explain: bool) {
+    if !text.is_empty() {
+        text.push('\n');
+    }
+    if explain {
+        write_comment(text, S::COMMENT);
+    }
+    text.push_str(&format!("[{}]\n", S::NAME));
+    let section = values.get(S::NAME).and_then(toml::Value::as_table);
+    for (index, Key { name, comment }) in S::KEYS.iter().enumerate() {
+        if explain {
+            if index > 0 {
+                text.push('\n');
+            }
+            write_comment(text, comment);
+        }
+        if let Some(value) = section.and_then(|section| section.get(*name)) {
+            text.push_str(&format!("{name} = {value}\n"));
+        }
+    }
+}
+
+fn write_comment(text: &mut String, lines: &[&str]) {
+    for line in lines {
+        // Documentation comments keep the blank after their slashes.
+        text.push('#');
+        text.push_str(line);
+        text.push('\n');
+    }
+}

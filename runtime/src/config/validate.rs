@@ -1,0 +1,184 @@
+//! Values that can be read but not used.
+
+use std::path::{Component, Path};
+
+use bulkhead_net::NetError;
+
+use super::Config;
+
+/// What is wrong with a value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Fault {
+    pub(super) section: &'static str,
+    pub(super) key: String,
+    pub(super) message: String,
+}
+
+/// Longest path of a unix socket: `sun_path` has 108 bytes, with a NUL (unix(7)).
+const SOCKET_PATH_MAX: usize = 107;
+/// Smallest memory that the guest kernel and the agent boot in, in MiB.
+const MEMORY_MIN: u32 = 64;
+/// Largest memory that is below the VMM's layout of device memory, in MiB.
+const MEMORY_MAX: u32 = 4 << 20;
+/// Most vCPUs that the VMM describes.
+const VCPUS_MAX: u32 = 255;
+/// Largest ext4 disk that is made, in GiB.
+const SCRATCH_MAX: u32 = 16 << 10;
+/// The kernel's `COMMAND_LINE_SIZE` on x86 is 2048; the daemon needs some of it.
+const CMDLINE_MAX: usize = 1024;
+
+/// The first value that can't be used.
+pub(super) fn first_fault(config: &Config) -> Option<Fault> {
+    paths(config)
+        .or_else(|| vm(config))
+        .or_else(|| network(config))
+        .or_else(|| logging(config))
+        .or_else(|| limits(config))
+}
+
+fn fault(section: &'static str, key: &str, message: impl Into<String>) -> Option<Fault> {
+    Some(Fault {
+        section,
+        key: key.to_owned(),
+        message: message.into(),
+    })
+}
+
+fn paths(config: &Config) -> Option<Fault> {
+    let paths = &config.paths;
+    for (key, path) in [
+        ("state_dir", &paths.state_dir),
+        ("run_dir", &paths.run_dir),
+        ("socket", &paths.socket),
+        ("kernel", &paths.kernel),
+        ("vmm", &paths.vmm),
+        ("agent", &paths.agent),
+    ] {
+        if !is_plain_absolute(path) {
+            let message = format!(
+                "{} is not an absolute path without \"..\"; write it from / on",
+                path.display()
+            );
+            return fault("paths", key, message);
+        }
+    }
+    let length = paths.socket.as_os_str().len();
+    if length > SOCKET_PATH_MAX {
+        let message = format!("a socket's path has at most 107 bytes, this one has {length}");
+        return fault("paths", "socket", message);
+    }
+    if paths.state_dir == paths.run_dir {
+        return fault(
+            "paths",
+            "run_dir",
+            "must not be the same as paths.state_dir",
+        );
+    }
+    None
+}
+
+fn is_plain_absolute(path: &Path) -> bool {
+    path.is_absolute() && !path.components().any(|part| part == Component::ParentDir)
+}
+
+fn vm(config: &Config) -> Option<Fault> {
+    let vm = &config.vm;
+    if !(1..=VCPUS_MAX).contains(&vm.vcpus_boot) {
+        return fault("vm", "vcpus_boot", format!("must be 1 to {VCPUS_MAX}"));
+    }
+    if vm.vcpus_max != 0 && !(vm.vcpus_boot..=VCPUS_MAX).contains(&vm.vcpus_max) {
+        let least = vm.vcpus_boot;
+        return fault(
+            "vm",
+            "vcpus_max",
+            format!("must be 0, or {least} (vm.vcpus_boot) to {VCPUS_MAX}"),
+        );
+    }
+    if !(MEMORY_MIN..=MEMORY_MAX).contains(&vm.memory_mib) {
+        return fault(
+            "vm",
+            "memory_mib",
+            format!("must be {MEMORY_MIN} to {MEMORY_MAX} MiB"),
+        );
+    }
+    if !(1..=SCRATCH_MAX).contains(&vm.scratch_gib) {
+        return fault(
+            "vm",
+            "scratch_gib",
+            format!("must be 1 to {SCRATCH_MAX} GiB"),
+        );
+    }
+    let cmdline = &vm.kernel_cmdline_extra;
+    if cmdline.len() > CMDLINE_MAX || !cmdline.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+        let message = format!("must be at most {CMDLINE_MAX} printable ASCII characters");
+        return fault("vm", "kernel_cmdline_extra", message);
+    }
+    if !(1..=3600).contains(&vm.boot_timeout_seconds) {
+        return fault("vm", "boot_timeout_seconds", "must be 1 to 3600 seconds");
+    }
+    // Below 1000 are the system's own accounts on every distribution.
+    if vm.vmm_uid_first < 1000 {
+        return fault(
+            "vm",
+            "vmm_uid_first",
+            "must be 1000 or more: lower ids are the system's",
+        );
+    }
+    // The last id, 2^32 - 1, means "no id" to the kernel.
+    let fits = vm
+        .vmm_uid_first
+        .checked_add(vm.vmm_uid_count)
+        .is_some_and(|end| end < u32::MAX);
+    if vm.vmm_uid_count == 0 || !fits {
+        let message = "must be 1 or more, and the range must end below 4294967295";
+        return fault("vm", "vmm_uid_count", message);
+    }
+    let parent = Path::new(&vm.cgroup_parent);
+    let plain = parent
+        .components()
+        .all(|part| matches!(part, Component::Normal(_)));
+    if vm.cgroup_parent.is_empty() || !plain || !vm.cgroup_parent.is_ascii() {
+        let message = "must be the name of a cgroup, such as \"bulkhead\" or \"a.slice/b.slice\"";
+        return fault("vm", "cgroup_parent", message);
+    }
+    None
+}
+
+fn network(config: &Config) -> Option<Fault> {
+    match config.network_config().validate() {
+        Ok(()) => None,
+        Err(NetError::Config { key, value, wanted }) => fault(
+            "network",
+            key,
+            format!("{value:?} is not usable: it must be {wanted}"),
+        ),
+        Err(other) => fault("network", "bridge", other.to_string()),
+    }
+}
+
+fn logging(config: &Config) -> Option<Fault> {
+    let logging = &config.logging;
+    for (key, level) in [("level", &logging.level), ("vmm_level", &logging.vmm_level)] {
+        if let Err(error) = tracing_subscriber::EnvFilter::builder().parse(level) {
+            let message = format!(
+                "{level:?} is no log filter ({error}); write error, warn, info, debug or trace"
+            );
+            return fault("logging", key, message);
+        }
+    }
+    None
+}
+
+fn limits(config: &Config) -> Option<Fault> {
+    let limits = &config.limits;
+    for (key, value) in [
+        ("pods", limits.pods),
+        ("image_archive_gib", limits.image_archive_gib),
+        ("image_layer_gib", limits.image_layer_gib),
+    ] {
+        if value == 0 {
+            return fault("limits", key, "must be 1 or more");
+        }
+    }
+    None
+}
