@@ -124,6 +124,21 @@ impl<'a> Gather<'_, 'a> {
         })
     }
 
+    /// `sendmsg(2)` on a stream socket, without blocking and without `SIGPIPE`. Says how many
+    /// bytes were taken, from the first on.
+    ///
+    /// # Errors
+    /// The system call's; `WouldBlock` when the socket is full.
+    pub fn send(self, fd: BorrowedFd<'_>) -> io::Result<usize> {
+        // SAFETY: a `msghdr` of zeroes is one without name, data and control messages.
+        let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+        message.msg_iov = self.list.as_mut_ptr().cast();
+        message.msg_iovlen = self.list.len() as _;
+        let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+        // SAFETY: the message's iovecs are as in `write`; the kernel does not write to them.
+        retry(|| unsafe { libc::sendmsg(fd.as_raw_fd(), &raw const message, flags) })
+    }
+
     /// `pwritev(2)` at `offset` bytes.
     ///
     /// # Errors

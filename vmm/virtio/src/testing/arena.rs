@@ -27,6 +27,11 @@ impl Arena {
         }
     }
 
+    /// What was handed out so far is never handed out again.
+    pub fn keep(&mut self) {
+        self.start = self.next;
+    }
+
     /// A buffer of `len` bytes, its address a multiple of `alignment`.
     pub fn take(&mut self, len: usize, alignment: u64) -> u64 {
         let at = |next: u64| next.next_multiple_of(alignment);

@@ -369,15 +369,21 @@ impl DriverQueue {
     pub fn wait_used(&mut self, timeout: Duration) -> Option<(u16, u32)> {
         let end = Instant::now() + timeout;
         loop {
-            self.raw.available_flags(0);
-            self.raw.used_event(self.last_used);
-            fence(Ordering::SeqCst);
+            self.listen();
             if let Some(used) = self.used() {
                 return Some(used);
             }
             let left = end.checked_duration_since(Instant::now())?;
             self.interrupt.wait(left);
         }
+    }
+
+    /// Asks the device to interrupt at the next chain that it gives back: look once more before
+    /// waiting.
+    pub fn listen(&mut self) {
+        self.raw.available_flags(0);
+        self.raw.used_event(self.last_used);
+        fence(Ordering::SeqCst);
     }
 
     /// Asks the device not to interrupt (2.7.7).

@@ -1,10 +1,26 @@
 //! What the driver sees before and around the queues.
 
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 
+use super::muxer::Muxer;
+use super::worker::VsockWorker;
 use crate::device::{ActivateError, Activation, Device, DeviceType, QueueState};
+use crate::queue::{Health, Queue};
+use crate::worker::Worker;
+use crate::{config_space, features};
+
+/// Receive, transmit, event. Linux fills the whole receive queue with pages of its own: 128
+/// are half a MiB of the guest.
+const QUEUE_SIZES: &[u16] = &[128, 128, 4];
+
+/// Longest path of a unix socket (`sun_path`, without its final zero).
+const MAX_PATH: usize = 107;
+
+/// Longest `_<port>`.
+const MAX_SUFFIX: usize = 11;
 
 /// A socket device.
 #[derive(Debug)]
@@ -14,14 +30,17 @@ pub struct VsockConfig {
     /// Where the host connects to the guest: it writes `CONNECT <port>\n` and reads
     /// `OK <host port>\n`. Bound by the caller; made non-blocking here.
     pub listener: UnixListener,
-    /// Where the guest connects to the host: port `p` is the unix socket `<prefix>_<p>`.
+    /// Where the guest connects to the host: port `p` is the unix socket `<prefix>_<p>`. The
+    /// path is used on the worker's thread, as that sees the file system.
     pub uds_prefix: PathBuf,
 }
 
 /// A socket device.
 #[derive(Debug)]
 pub struct Vsock {
-    _config: VsockConfig,
+    config: VsockConfig,
+    worker: Option<Worker<VsockWorker>>,
+    health: Health,
 }
 
 impl Vsock {
@@ -29,9 +48,28 @@ impl Vsock {
     /// driver is there.
     ///
     /// # Errors
-    /// When `guest_cid` is reserved or the listener cannot be made non-blocking.
+    /// When `guest_cid` is reserved, the prefix too long for a socket's path, or the listener
+    /// cannot be made non-blocking.
     pub fn new(config: VsockConfig) -> io::Result<Self> {
-        Ok(Self { _config: config })
+        let invalid = |reason: String| Err(io::Error::new(io::ErrorKind::InvalidInput, reason));
+        if !(3..u32::MAX).contains(&config.guest_cid) {
+            return invalid(format!(
+                "guest context id {} is reserved: use 3 or greater",
+                config.guest_cid
+            ));
+        }
+        if config.uds_prefix.as_os_str().as_bytes().len() + MAX_SUFFIX > MAX_PATH {
+            return invalid(format!(
+                "{} is too long for the path of a unix socket with a port behind it",
+                config.uds_prefix.display()
+            ));
+        }
+        config.listener.set_nonblocking(true)?;
+        Ok(Self {
+            config,
+            worker: None,
+            health: Health::new("vsock"),
+        })
     }
 }
 
@@ -44,29 +82,65 @@ impl Device for Vsock {
         "vsock".to_owned()
     }
 
+    /// No feature of its own: without `VIRTIO_VSOCK_F_STREAM` and the others, streams it is
+    /// (5.10.3).
     fn features(&self) -> u64 {
-        crate::features::RING
+        features::RING
     }
 
     fn queue_max_sizes(&self) -> &[u16] {
-        &[128, 128, 8]
+        QUEUE_SIZES
     }
 
-    fn read_config(&self, _offset: u64, data: &mut [u8]) {
-        data.fill(0);
+    /// `struct virtio_vsock_config`: the guest's context id (5.10.4).
+    fn read_config(&self, offset: u64, data: &mut [u8]) {
+        config_space::read(
+            &u64::from(self.config.guest_cid).to_le_bytes(),
+            offset,
+            data,
+        );
     }
 
     fn write_config(&mut self, _offset: u64, _data: &[u8]) {}
 
-    fn activate(&mut self, _activation: Activation) -> Result<(), ActivateError> {
-        Err(io::Error::from(io::ErrorKind::Unsupported).into())
+    fn activate(&mut self, mut activation: Activation) -> Result<(), ActivateError> {
+        let health = Health::new("vsock");
+        let queues = Queue::take_all(&mut activation, QUEUE_SIZES, 3, &health)?;
+        let queues: Vec<Queue> = queues.into_iter().flatten().collect();
+        // A driver that starts has used none of its queues.
+        let resumed = queues
+            .iter()
+            .map(Queue::state)
+            .any(|state| state.next_available != 0 || state.next_used != 0);
+        let queues = <[Queue; 3]>::try_from(queues).map_err(|_| ActivateError::Queue {
+            index: 0,
+            reason: "three queues are needed".to_owned(),
+        })?;
+        let muxer = Muxer::new(
+            self.config.guest_cid.into(),
+            self.config.listener.try_clone()?,
+            self.config.uds_prefix.clone(),
+        );
+        let handler = VsockWorker::new(queues, muxer, resumed);
+        self.worker = Some(Worker::spawn(
+            "vsock",
+            super::WORKER,
+            &activation.thread_hook,
+            handler,
+        )?);
+        self.health = health;
+        Ok(())
     }
 
     fn stop(&mut self) -> Vec<Option<QueueState>> {
-        Vec::new()
+        self.worker
+            .take()
+            .and_then(Worker::stop)
+            .map(|worker| worker.states())
+            .unwrap_or_default()
     }
 
     fn failure(&self) -> Option<String> {
-        None
+        self.health.failure()
     }
 }
