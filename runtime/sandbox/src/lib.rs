@@ -29,11 +29,13 @@ pub mod error;
 pub mod fuzz;
 pub mod initramfs;
 pub mod log;
+pub mod microvm;
 pub mod paths;
 pub mod process;
 pub mod rpc;
 pub mod sockets;
 pub mod spec;
+pub mod stdio;
 pub mod vmm;
 
 use std::sync::Arc;
@@ -41,7 +43,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use tokio::sync::watch;
 
+pub use config::{MicroVmConfig, ScratchDisks};
 pub use error::{Error, ErrorKind, Result};
+pub use microvm::{MicroVm, MicroVmLauncher};
 pub use spec::{
     ContainerSpec, ContainerStats, Dns, ExecSpec, Exit, GuestStats, Interface, LogTarget, Process,
     ProcessId, ProcessState, SandboxExit, SandboxRecord, SandboxSpec, Started, Stream, Timing,

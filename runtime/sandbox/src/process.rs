@@ -90,6 +90,12 @@ impl Process {
         }
     }
 
+    /// Waits until it has ended, and leaves the reaping to others.
+    pub async fn gone(&self) {
+        // A pidfd is readable when, and for ever after, the process has ended.
+        let _ = self.pidfd.readable().await;
+    }
+
     /// Waits until it has ended, and reaps it where it is this daemon's child.
     pub async fn ended(&self) -> Ended {
         // A pidfd is readable when, and for ever after, the process has ended.

@@ -98,6 +98,12 @@ impl Agent {
         Error::new(ErrorKind::SandboxDead, message)
     }
 
+    /// Whether the sandbox is known to have ended.
+    #[must_use]
+    pub fn exit_known(&self) -> bool {
+        self.exited.borrow().is_some()
+    }
+
     async fn client(&self) -> std::io::Result<(AgentClient, u64)> {
         let mut slot = self.connection.lock().await;
         if let Some(client) = &slot.client {

@@ -156,6 +156,7 @@ mod tests {
             reason: reason.as_str().into(),
             message: "said so".into(),
             console: "boot\n\nKernel panic - not syncing: \x1b[31mbad\r\n".into(),
+            ..Default::default()
         }
     }
 
