@@ -15,7 +15,7 @@ pub const MAX_SERIAL: usize = 20;
 /// Most devices of one VM: all functions of PCI devices 1 to 31.
 pub const MAX_DEVICES: usize = 31 * 8;
 /// Most queues of one disk.
-pub const MAX_DISK_QUEUES: u32 = 16;
+pub const MAX_DISK_QUEUES: u32 = 8;
 /// Longest pod id, in bytes.
 const MAX_POD_ID: usize = 128;
 
@@ -100,6 +100,8 @@ pub struct Disk {
     pub file: Fd,
     /// Whether writes are refused.
     pub read_only: bool,
+    /// Whether the contents die with the VM.
+    pub ephemeral: bool,
     /// Request queues, 1 to [`MAX_DISK_QUEUES`].
     pub queues: u16,
 }
@@ -163,6 +165,7 @@ impl Config {
                     serial: check_serial(&disk.serial)?,
                     file: fds.required("disks.fd", disk.fd)?,
                     read_only: disk.read_only,
+                    ephemeral: disk.ephemeral,
                     queues: check_queues(disk.queues)?,
                 })
             })

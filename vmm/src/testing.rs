@@ -15,7 +15,7 @@ use crate::irq::{Events, Gsi, Message};
 
 /// One call to [`RecordedEvents`].
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Call {
+pub(crate) enum Call {
     /// A route, with the GSI that was passed.
     Route(Option<Gsi>, Message),
     /// The end of a route.
@@ -28,14 +28,14 @@ pub enum Call {
 
 /// [`Events`] that only remembers what was asked of it.
 #[derive(Debug, Default)]
-pub struct RecordedEvents {
+pub(crate) struct RecordedEvents {
     calls: Mutex<Vec<Call>>,
     next: AtomicU32,
 }
 
 impl RecordedEvents {
     /// The calls since the last time.
-    pub fn take(&self) -> Vec<Call> {
+    pub(crate) fn take(&self) -> Vec<Call> {
         std::mem::take(&mut *self.lock())
     }
 
@@ -66,29 +66,29 @@ impl Events for RecordedEvents {
 
 /// What a [`FakeDevice`] went through; shared with the test.
 #[derive(Debug, Default)]
-pub struct Seen {
+pub(crate) struct Seen {
     /// The activation in force.
-    pub active: Option<Activation>,
+    pub(crate) active: Option<Activation>,
     /// Activations so far.
-    pub activations: usize,
+    pub(crate) activations: usize,
     /// Stops so far.
-    pub stops: usize,
+    pub(crate) stops: usize,
     /// Whether the next activation is refused.
-    pub refuse: bool,
+    pub(crate) refuse: bool,
     /// Writes to the device configuration.
-    pub config_writes: Vec<(u64, Vec<u8>)>,
+    pub(crate) config_writes: Vec<(u64, Vec<u8>)>,
 }
 
 /// A device of two queues of at most 256 and 64 entries, with 8 bytes of configuration.
 #[derive(Debug)]
-pub struct FakeDevice(Arc<Mutex<Seen>>);
+pub(crate) struct FakeDevice(Arc<Mutex<Seen>>);
 
 impl FakeDevice {
     /// Features it offers: VERSION_1, EVENT_IDX and bit 5.
-    pub const FEATURES: u64 = 1 << 32 | 1 << 29 | 1 << 5;
+    pub(crate) const FEATURES: u64 = 1 << 32 | 1 << 29 | 1 << 5;
 
     /// A device and a view into it.
-    pub fn new() -> (Self, Arc<Mutex<Seen>>) {
+    pub(crate) fn new() -> (Self, Arc<Mutex<Seen>>) {
         let seen = Arc::new(Mutex::new(Seen::default()));
         (Self(seen.clone()), seen)
     }

@@ -96,6 +96,8 @@ pub struct ExitReport {
     /// The end of the guest's console, at most [`MAX_CONSOLE_TAIL`] bytes,
     /// invalid UTF-8 replaced. Empty without a console.
     pub console: String,
+    /// Exits to user space, by reason.
+    pub exits: std::collections::BTreeMap<String, u64>,
 }
 
 /// Most bytes of the guest's console that are kept for its last words.

@@ -32,9 +32,10 @@ use crate::{
 
 /// A vCPU's loop is shallow; only touched pages cost memory.
 const STACK: usize = 128 << 10;
-/// How long a pause waits for a vCPU that is busy in a device. Kicked again meanwhile.
-const PAUSE_TIMEOUT: Duration = Duration::from_secs(10);
-const PAUSE_RETRY: Duration = Duration::from_millis(20);
+/// How often a pause looks whether vCPUs are out of the guest.
+const PAUSE_POLL: Duration = Duration::from_millis(1);
+/// How often the vCPU of a VM that ended looks whether it is to be paused.
+const ENDED_POLL: Duration = Duration::from_millis(20);
 
 /// How a VM ends: why, and one sentence about it.
 pub type Ending = (ExitReason, String);
@@ -70,7 +71,7 @@ enum Command {
 #[derive(Debug, thiserror::Error)]
 pub enum VcpuError {
     /// A vCPU did not leave the guest or its device in time.
-    #[error("vCPU {0} did not pause within {PAUSE_TIMEOUT:?}")]
+    #[error("vCPU {0} did not pause: it waits for a device")]
     Busy(u32),
     /// A vCPU's thread is gone.
     #[error("the thread of vCPU {0} is gone")]
@@ -100,8 +101,17 @@ pub struct VcpuSet {
 
 #[derive(Debug, Default)]
 struct PauseState {
-    paused: bool,
+    phase: Phase,
     epoch: Epoch,
+}
+
+#[derive(Debug, Default)]
+enum Phase {
+    #[default]
+    Running,
+    /// Kicked; by vCPU, whether it is out of the guest.
+    Pausing(Vec<bool>),
+    Paused,
 }
 
 #[derive(Debug)]
@@ -145,41 +155,67 @@ impl VcpuSet {
     /// Whether the VM is paused.
     #[must_use]
     pub fn is_paused(&self) -> bool {
-        self.state().paused
+        matches!(self.state().phase, Phase::Paused)
     }
 
     /// Takes all vCPUs out of the guest. Does nothing when they are out.
     ///
     /// # Errors
-    /// [`VcpuError::Busy`] when a vCPU waits for a device that does not answer; the
-    /// others then run on.
-    pub fn pause(&self) -> Result<(), VcpuError> {
-        let mut state = self.state();
-        if state.paused {
-            return Ok(());
-        }
-        state.epoch += 1;
-        for handle in &self.handles {
-            handle.pause.store(state.epoch, Ordering::SeqCst);
-            handle.kick.send();
-        }
-        let deadline = Instant::now() + PAUSE_TIMEOUT;
-        for handle in &self.handles {
-            if let Err(error) = handle.wait_parked(state.epoch, deadline) {
-                for handle in &self.handles {
-                    handle.resume(state.epoch);
+    /// [`VcpuError::Busy`] when after `limit` a vCPU still waits for a device; all then
+    /// run on.
+    pub fn pause(&self, limit: Duration) -> Result<(), VcpuError> {
+        let deadline = Instant::now() + limit;
+        loop {
+            match self.poll_pause()? {
+                None => return Ok(()),
+                Some(busy) if Instant::now() >= deadline => {
+                    self.resume();
+                    return Err(VcpuError::Busy(busy));
                 }
-                return Err(error);
+                Some(_) => thread::sleep(PAUSE_POLL),
             }
         }
-        state.paused = true;
-        Ok(())
     }
 
-    /// Lets all vCPUs run again. Does nothing when they do.
+    /// Begins a pause, or looks how it goes: `None` when all vCPUs are out of the
+    /// guest, else one that is not. To be called every few milliseconds;
+    /// [`Self::resume`] gives up.
+    ///
+    /// # Errors
+    /// [`VcpuError::Gone`]
+    pub fn poll_pause(&self) -> Result<Option<u32>, VcpuError> {
+        let mut state = self.state();
+        if matches!(state.phase, Phase::Running) {
+            state.epoch += 1;
+            state.phase = Phase::Pausing(vec![false; self.handles.len()]);
+        }
+        let epoch = state.epoch;
+        let Phase::Pausing(parked) = &mut state.phase else {
+            return Ok(None);
+        };
+        let mut busy = None;
+        for (handle, parked) in self.handles.iter().zip(parked) {
+            if !*parked {
+                // Once is enough for a vCPU in the guest; again does no harm.
+                handle.pause.store(epoch, Ordering::SeqCst);
+                handle.kick.send();
+                *parked = handle.has_parked(epoch)?;
+            }
+            if !*parked {
+                busy = Some(handle.id);
+            }
+        }
+        if busy.is_none() {
+            state.phase = Phase::Paused;
+        }
+        Ok(busy)
+    }
+
+    /// Lets all vCPUs run again, or gives a pause up. Does nothing when they run.
     pub fn resume(&self) {
         let mut state = self.state();
-        if std::mem::take(&mut state.paused) {
+        if !matches!(state.phase, Phase::Running) {
+            state.phase = Phase::Running;
             for handle in &self.handles {
                 handle.resume(state.epoch);
             }
@@ -238,17 +274,18 @@ impl Handle {
         let _ = self.commands.send(Command::Resume(epoch));
     }
 
-    fn wait_parked(&self, epoch: Epoch, deadline: Instant) -> Result<(), VcpuError> {
+    /// Whether the vCPU said that it is out of the guest for this pause.
+    fn has_parked(&self, epoch: Epoch) -> Result<bool, VcpuError> {
         let parked = self.parked.lock().unwrap_or_else(PoisonError::into_inner);
-        while Instant::now() < deadline {
-            match parked.recv_timeout(PAUSE_RETRY) {
-                Ok(parked) if parked == epoch => return Ok(()),
+        loop {
+            match parked.try_recv() {
+                Ok(parked) if parked == epoch => return Ok(true),
+                // Late, for a pause that was given up.
                 Ok(_) => {}
-                Err(mpsc::RecvTimeoutError::Timeout) => self.kick.send(),
-                Err(mpsc::RecvTimeoutError::Disconnected) => return Err(VcpuError::Gone(self.id)),
+                Err(mpsc::TryRecvError::Empty) => return Ok(false),
+                Err(mpsc::TryRecvError::Disconnected) => return Err(VcpuError::Gone(self.id)),
             }
         }
-        Err(VcpuError::Busy(self.id))
     }
 }
 
@@ -343,7 +380,7 @@ impl VcpuThread {
         // Whoever pauses the VM from now on finds this vCPU parked; soon the process ends.
         loop {
             match self.pause.load(Ordering::SeqCst) {
-                0 => thread::sleep(PAUSE_RETRY),
+                0 => thread::sleep(ENDED_POLL),
                 epoch if self.park(epoch) => {}
                 _ => return,
             }

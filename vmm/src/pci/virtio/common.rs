@@ -123,8 +123,8 @@ impl CommonConfig {
     }
 
     /// Device status.
-    #[must_use]
-    pub(super) fn status(&self) -> u8 {
+    #[cfg(test)]
+    fn status(&self) -> u8 {
         self.state.status
     }
 
