@@ -1,0 +1,296 @@
+//! ConfigureSandbox: what a pod has in common.
+
+use std::{fs, path::Path, sync::Arc};
+
+use bulkhead_agent_api::agent::{ConfigureSandboxRequest, Dns};
+use rustix::mount::{MountFlags, mount};
+use tokio::sync::Mutex;
+
+use super::machine;
+use crate::{
+    container::cgroup::Cgroup,
+    disks::{Disks, check_serial, layers::blocking},
+    error::{Context as _, Error, Result},
+    net,
+    place::Place,
+};
+
+/// Size of /dev/shm when the daemon names none.
+const SHM_BYTES: u64 = 64 << 20;
+/// Longest hostname (HOST_NAME_MAX).
+const MAX_HOSTNAME: usize = 64;
+/// Bound on lines of a file made here.
+const MAX_LINES: usize = 4096;
+
+/// The pod's common state.
+#[derive(Debug)]
+pub(super) struct Sandbox {
+    place: Place,
+    disks: Arc<dyn Disks>,
+    configured: Mutex<Option<ConfigureSandboxRequest>>,
+}
+
+impl Sandbox {
+    pub(super) fn new(place: Place, disks: Arc<dyn Disks>) -> Self {
+        Self {
+            place,
+            disks,
+            configured: Mutex::default(),
+        }
+    }
+
+    pub(super) async fn is_configured(&self) -> bool {
+        self.configured.lock().await.is_some()
+    }
+
+    pub(super) async fn require_configured(&self) -> Result<()> {
+        if self.is_configured().await {
+            return Ok(());
+        }
+        Err(Error::precondition(
+            "the sandbox is not configured: call ConfigureSandbox first",
+        ))
+    }
+
+    /// Configures the pod, once. After a failure it may be tried again.
+    pub(super) async fn configure(&self, request: ConfigureSandboxRequest) -> Result<()> {
+        let mut configured = self.configured.lock().await;
+        match &*configured {
+            // The clock is the time of the call, not part of what is wanted.
+            Some(before) if same(before, &request) => return Ok(()),
+            Some(_) => {
+                return Err(Error::precondition(
+                    "the sandbox has been configured differently",
+                ));
+            }
+            None => {}
+        }
+        check_hostname(&request.hostname)?;
+        if self.place.is_guest() {
+            self.configure_machine(&request).await?;
+        } else {
+            refuse_on_host(&request)?;
+        }
+        self.mount_scratch(&request.scratch_serial).await?;
+        self.write_files(&request)?;
+        self.mount_shm(request.shm_bytes)?;
+        Cgroup::at(self.place.pod_cgroup()).create_parent()?;
+        *configured = Some(request);
+        Ok(())
+    }
+
+    async fn configure_machine(&self, request: &ConfigureSandboxRequest) -> Result<()> {
+        if request.clock_unix_ns != 0 {
+            machine::set_clock(request.clock_unix_ns)?;
+        }
+        if !request.hostname.is_empty() {
+            rustix::system::sethostname(request.hostname.as_bytes())
+                .context(|| "set the hostname")?;
+        }
+        net::configure(&request.interfaces).await?;
+        // After the interfaces: some of them are named in sysctls.
+        for (key, value) in &request.sysctls {
+            set_sysctl(key, value)?;
+        }
+        Ok(())
+    }
+
+    async fn mount_scratch(&self, serial: &str) -> Result<()> {
+        let on = self.place.scratch().to_owned();
+        if serial.is_empty() {
+            // Memory, then: a pod without a disk of its own.
+            return fs::create_dir_all(&on).context(|| format!("make {}", on.display()));
+        }
+        check_serial(serial)?;
+        let (disks, serial) = (Arc::clone(&self.disks), serial.to_owned());
+        blocking(move || disks.mount_scratch(&serial, &on)).await
+    }
+
+    fn write_files(&self, request: &ConfigureSandboxRequest) -> Result<()> {
+        let etc = self.place.etc();
+        fs::create_dir_all(&etc).context(|| format!("make {}", etc.display()))?;
+        let write = |name: &str, text: String| {
+            fs::write(etc.join(name), text).context(|| format!("write the pod's {name}"))
+        };
+        write("resolv.conf", resolv_conf(request.dns.get_or_default())?)?;
+        write("hosts", hosts(request)?)?;
+        write("hostname", format!("{}\n", request.hostname))
+    }
+
+    fn mount_shm(&self, bytes: u64) -> Result<()> {
+        let shm = self.place.shm();
+        fs::create_dir_all(&shm).context(|| format!("make {}", shm.display()))?;
+        if !self.place.is_guest() {
+            // A host pod's agent mounts nothing: its directory serves.
+            use std::os::unix::fs::PermissionsExt as _;
+            return fs::set_permissions(&shm, fs::Permissions::from_mode(0o1777))
+                .context(|| format!("open {} to all", shm.display()));
+        }
+        let size = if bytes == 0 { SHM_BYTES } else { bytes };
+        let data = std::ffi::CString::new(format!("mode=1777,size={size}")).unwrap_or_default();
+        mount(
+            "shm",
+            &shm,
+            "tmpfs",
+            MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC,
+            data.as_c_str(),
+        )
+        .context(|| "mount the pod's /dev/shm")
+    }
+}
+
+fn same(before: &ConfigureSandboxRequest, now: &ConfigureSandboxRequest) -> bool {
+    let mut now = now.clone();
+    now.clock_unix_ns = before.clock_unix_ns;
+    *before == now
+}
+
+fn refuse_on_host(request: &ConfigureSandboxRequest) -> Result<()> {
+    if request.interfaces.is_empty() && request.sysctls.is_empty() {
+        return Ok(());
+    }
+    Err(Error::precondition(
+        "interfaces and sysctls of a host pod are the host's: this agent leaves them alone",
+    ))
+}
+
+fn check_hostname(name: &str) -> Result<()> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
+    if name.len() > MAX_HOSTNAME || !name.chars().all(plain) {
+        return Err(Error::invalid(format!("{name:?} is no hostname")));
+    }
+    Ok(())
+}
+
+fn set_sysctl(key: &str, value: &str) -> Result<()> {
+    // "net.ipv4.conf.eth0/1.forwarding": a slash stands for a dot in a name.
+    let path: String = key
+        .chars()
+        .map(|c| match c {
+            '.' => '/',
+            '/' => '.',
+            c => c,
+        })
+        .collect();
+    let odd = |part: &str| part.is_empty() || part == "." || part == "..";
+    if path.split('/').any(odd) || key.contains('\0') {
+        return Err(Error::invalid(format!("{key:?} is no sysctl")));
+    }
+    fs::write(Path::new("/proc/sys").join(path), value)
+        .context(|| format!("set sysctl {key} to {value:?}"))
+}
+
+/// A word that cannot break out of its line.
+fn word(text: &str) -> Result<&str> {
+    if text.is_empty() || text.contains(|c: char| c.is_whitespace() || c.is_control()) {
+        return Err(Error::invalid(format!("{text:?} is not one word")));
+    }
+    Ok(text)
+}
+
+fn resolv_conf(dns: &Dns) -> Result<String> {
+    let mut text = String::new();
+    let words = |list: &[String]| -> Result<Vec<String>> {
+        list.iter()
+            .take(MAX_LINES)
+            .map(|w| word(w).map(str::to_owned))
+            .collect()
+    };
+    for server in words(&dns.servers)? {
+        text.push_str(&format!("nameserver {server}\n"));
+    }
+    for (keyword, list) in [("search", &dns.searches), ("options", &dns.options)] {
+        if !list.is_empty() {
+            text.push_str(&format!("{keyword} {}\n", words(list)?.join(" ")));
+        }
+    }
+    Ok(text)
+}
+
+fn hosts(request: &ConfigureSandboxRequest) -> Result<String> {
+    let mut text = String::from(
+        "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n\
+         fe00::0\tip6-localnet\nff00::0\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n",
+    );
+    if !request.hostname.is_empty() {
+        for address in request.interfaces.iter().flat_map(|i| &i.addresses) {
+            let address = address.split('/').next().unwrap_or(address);
+            text.push_str(&format!("{}\t{}\n", word(address)?, request.hostname));
+        }
+    }
+    for line in request.extra_hosts.iter().take(MAX_LINES) {
+        let words = line
+            .split_ascii_whitespace()
+            .map(word)
+            .collect::<Result<Vec<_>>>()?;
+        text.push_str(&words.join("\t"));
+        text.push('\n');
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bulkhead_agent_api::agent::Interface;
+
+    #[test]
+    fn files_are_made_of_words() {
+        let dns = Dns {
+            servers: vec!["10.96.0.10".into(), "fd00::a".into()],
+            searches: vec!["default.svc.cluster.local".into(), "cluster.local".into()],
+            options: vec!["ndots:5".into()],
+            ..Default::default()
+        };
+        assert_eq!(
+            resolv_conf(&dns).unwrap(),
+            "nameserver 10.96.0.10\nnameserver fd00::a\n\
+             search default.svc.cluster.local cluster.local\noptions ndots:5\n"
+        );
+        let forged = Dns {
+            searches: vec!["a\nnameserver 6.6.6.6".into()],
+            ..Default::default()
+        };
+        assert!(resolv_conf(&forged).is_err());
+    }
+
+    #[test]
+    fn a_pod_knows_its_own_name_and_its_aliases() {
+        let request = ConfigureSandboxRequest {
+            hostname: "web-0".into(),
+            interfaces: vec![Interface {
+                addresses: vec!["10.88.0.5/16".into()],
+                ..Default::default()
+            }],
+            extra_hosts: vec!["10.0.0.2  db db.local".into()],
+            ..Default::default()
+        };
+        let text = hosts(&request).unwrap();
+        assert!(text.starts_with("127.0.0.1\tlocalhost\n"));
+        assert!(text.ends_with("10.88.0.5\tweb-0\n10.0.0.2\tdb\tdb.local\n"));
+    }
+
+    #[test]
+    fn names_that_are_none_are_refused() {
+        assert!(check_hostname("web-0.example").is_ok());
+        assert!(check_hostname("web 0").is_err());
+        assert!(check_hostname(&"x".repeat(65)).is_err());
+        for key in ["", "..", "a..b", "/etc/passwd", "net.../x"] {
+            assert!(set_sysctl(key, "1").is_err(), "{key:?}");
+        }
+    }
+
+    #[test]
+    fn the_clock_is_no_difference() {
+        let one = ConfigureSandboxRequest {
+            hostname: "a".into(),
+            clock_unix_ns: 5,
+            ..Default::default()
+        };
+        let mut two = one.clone();
+        two.clock_unix_ns = 9;
+        assert!(same(&one, &two));
+        two.hostname = "b".into();
+        assert!(!same(&one, &two));
+    }
+}
