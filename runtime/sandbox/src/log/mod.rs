@@ -14,9 +14,9 @@
 //! by a kill in the middle of a write is cut off again; its bytes were never
 //! acknowledged.
 //!
-//! * [`format`]: bytes to lines and lines to counts; pure.
+//! * [`mod@format`]: bytes to lines and lines to counts; pure.
 //! * [`resume`]: where a log stands; pure.
-//! * [`file`]: opening the log where kubelet wants it, without being led astray.
+//! * [`mod@file`]: opening the log where kubelet wants it, without being led astray.
 //! * [`writer`]: the log of one container.
 
 pub mod file;

@@ -1,14 +1,14 @@
 //! A pod in a virtual machine of its own.
 //!
-//! * [`launch`]: from a specification to a guest whose agent is configured.
-//! * [`adopt`]: finding a running one again after a daemon restart.
-//! * [`destroy`]: removing every trace of one, whatever state it is in.
-//! * [`monitor`]: noticing its end.
+//! * `launch`: from a specification to a guest whose agent is configured.
+//! * `adopt`: finding a running one again after a daemon restart.
+//! * `destroy`: removing every trace of one, whatever state it is in.
+//! * `monitor`: noticing its end.
 //! * [`disks`]: which layers are attached, and for whom; pure.
-//! * [`state`]: what an adopting daemon must know, on disk.
-//! * [`containers`]: creating, logging and removing containers.
-//! * [`processes`]: execs, signals, streams, waiting.
-//! * [`requests`]: what the agent is asked, from what the CRI layer says; pure.
+//! * `state`: what an adopting daemon must know, on disk.
+//! * `containers`: creating, logging and removing containers.
+//! * `processes`: execs, signals, streams, waiting.
+//! * `requests`: what the agent is asked, from what the CRI layer says; pure.
 
 mod adopt;
 mod containers;

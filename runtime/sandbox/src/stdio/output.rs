@@ -377,7 +377,11 @@ impl Pump {
                         connection.rest();
                     }
                     let ended = batch.ended;
-                    let settled = self.sink.take(self.stream, batch).await;
+                    let settled = if batch.is_empty() {
+                        0 // the end alone
+                    } else {
+                        self.sink.take(self.stream, batch).await
+                    };
                     if ended {
                         let settled = self.complete().await.max(settled);
                         // For the agent's sake alone; nothing depends on it.
