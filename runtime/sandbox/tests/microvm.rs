@@ -441,7 +441,11 @@ async fn a_crash_at_any_step_of_a_start_is_swept() {
         }
         if step > 1 {
             fs::write(
-                bench.dir.path().join("scratch").join(format!("{POD}.ext4")),
+                bench
+                    .dir
+                    .path()
+                    .join("scratch")
+                    .join(format!("{POD}.scratch")),
                 "x",
             )
             .unwrap();

@@ -95,7 +95,7 @@ impl MicroVmLauncher {
         };
         for (dir, suffix) in [
             (&self.config.run_dir, ""),
-            (&self.config.scratch_dir, ".ext4"),
+            (&self.config.scratch_dir, ".scratch"),
         ] {
             let entries = fs::read_dir(dir).map_err(|e| {
                 Error::new(

@@ -108,7 +108,7 @@ impl MicroVmLauncher {
     }
 
     fn scratch_path(&self, pod_id: &str) -> PathBuf {
-        self.config.scratch_dir.join(format!("{pod_id}.ext4"))
+        self.config.scratch_dir.join(format!("{pod_id}.scratch"))
     }
 }
 

@@ -1,0 +1,259 @@
+//! Runs one command in a microVM of its own: the whole way from an image file to
+//! a log, without the daemon.
+//!
+//! ```text
+//! run_pod --vmm bulkhead-vmm --agent bulkhead-agent --kernel vmlinux
+//!     --image busybox.tar [--dir DIR] [--memory-mib 256] [--cpus 1] [--console]
+//!     [--no-cgroups] [--unconfined] [--exec 'COMMAND']... -- COMMAND [ARG]...
+//! ```
+#![allow(clippy::print_stdout)] // it is a program
+
+use std::{
+    collections::VecDeque,
+    error::Error as StdError,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bulkhead_image::{ImportOptions, ScratchTemplate, Store};
+use bulkhead_sandbox::{
+    ContainerSpec, ExecSpec, Launcher as _, LogTarget, MicroVmConfig, MicroVmLauncher, ProcessId,
+    Sandbox, SandboxSpec, Stream,
+};
+
+const POD: &str = "example0";
+const SCRATCH_BYTES: u64 = 1 << 30;
+
+type Result<T> = std::result::Result<T, Box<dyn StdError + Send + Sync>>;
+
+struct Options {
+    config: MicroVmConfig,
+    image: PathBuf,
+    dir: PathBuf,
+    memory_mib: u64,
+    cpus: u32,
+    execs: Vec<String>,
+    command: Vec<String>,
+}
+
+fn options() -> Result<Options> {
+    let mut config = MicroVmConfig::default();
+    let (mut image, mut dir) = (None, PathBuf::from("/tmp/bulkhead-run-pod"));
+    let (mut memory_mib, mut cpus, mut execs) = (256, 1, Vec::new());
+    let mut args: VecDeque<String> = std::env::args().skip(1).collect();
+    while let Some(arg) = args.pop_front() {
+        let mut value = || {
+            args.pop_front()
+                .ok_or_else(|| format!("{arg} needs a value"))
+        };
+        match arg.as_str() {
+            "--vmm" => config.vmm = value()?.into(),
+            "--agent" => config.agent = value()?.into(),
+            "--kernel" => config.kernel = value()?.into(),
+            "--image" => image = Some(value()?.into()),
+            "--dir" => dir = value()?.into(),
+            "--memory-mib" => memory_mib = value()?.parse()?,
+            "--cpus" => cpus = value()?.parse()?,
+            "--append" => config.extra_cmdline = value()?,
+            "--exec" => execs.push(value()?),
+            "--console" => config.console = true,
+            "--no-cgroups" => config.cgroup_root = None,
+            "--unconfined" => config.confine = false,
+            "--" => break,
+            other => return Err(format!("what is {other}?").into()),
+        }
+    }
+    Ok(Options {
+        config,
+        image: image.ok_or("--image is needed")?,
+        dir,
+        memory_mib,
+        cpus,
+        execs,
+        command: args.into(),
+    })
+}
+
+fn main() -> ExitCode {
+    let run = || -> Result<i32> {
+        let options = options()?;
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()?;
+        runtime.block_on(run(options))
+    };
+    match run() {
+        Ok(code) => ExitCode::from(u8::try_from(code).unwrap_or(1)),
+        Err(e) => {
+            eprintln!("run_pod: {e}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(mut options: Options) -> Result<i32> {
+    let dir = &options.dir;
+    let state = dir.join("state");
+    let scratch = dir.join("scratch");
+    options.config.run_dir = dir.join("pods");
+    options.config.cache_dir = dir.join("cache");
+    options.config.scratch_dir = scratch.clone();
+    std::fs::create_dir_all(dir)?;
+
+    let store = Store::open(&state)?;
+    let imported = store.import(&options.image, &ImportOptions::default(), &|_| {})?;
+    let image = imported.images.first().ok_or("the file holds no image")?;
+    let template = ScratchTemplate::prepare(&scratch, SCRATCH_BYTES)?;
+    let make = move |path: &Path, bytes: u64| {
+        debug_assert_eq!(bytes, SCRATCH_BYTES);
+        template
+            .create(path)
+            .map(|s| s.file)
+            .map_err(std::io::Error::other)
+    };
+    let launcher = MicroVmLauncher::new(options.config.clone(), Arc::new(make))?;
+    for left in launcher.leftovers().await? {
+        println!("removing what is left of {left}");
+        launcher.destroy(&left).await?;
+    }
+
+    let began = Instant::now();
+    let spec = SandboxSpec {
+        pod_id: POD.into(),
+        boot_vcpus: options.cpus,
+        max_vcpus: options.cpus,
+        memory_bytes: options.memory_mib << 20,
+        scratch_bytes: SCRATCH_BYTES,
+        hostname: "example".into(),
+        dns: Default::default(),
+        interfaces: Vec::new(),
+        sysctls: Default::default(),
+        cgroup_parent: None,
+        vmm_uid: 70_000,
+    };
+    let pod = launcher.launch(spec).await?;
+    println!("pod: {:?}", began.elapsed());
+    for timing in pod.timings() {
+        println!("  {:<18} {:?}", timing.phase, timing.took);
+    }
+    let layers = image
+        .layers
+        .iter()
+        .map(|layer| layer.erofs_path.clone())
+        .collect();
+    let result = container(&options, layers, &*pod).await;
+    println!("{}", serde_json::to_string_pretty(&pod.info().await)?);
+    if result.is_err() {
+        println!("exited: {:?}", *pod.exited().borrow());
+        let log = options.config.run_dir.join(POD).join("vmm.log");
+        println!(
+            "vmm.log:\n{}",
+            std::fs::read_to_string(log).unwrap_or_default()
+        );
+    }
+    let began = Instant::now();
+    pod.stop(Duration::from_secs(10)).await?;
+    println!("stop: {:?}, {:?}", began.elapsed(), *pod.exited().borrow());
+    let began = Instant::now();
+    launcher.destroy(POD).await?;
+    println!(
+        "destroy: {:?}, left: {:?}",
+        began.elapsed(),
+        launcher.leftovers().await?
+    );
+    result
+}
+
+async fn container(options: &Options, layers: Vec<PathBuf>, pod: &dyn Sandbox) -> Result<i32> {
+    let log = LogTarget {
+        directory: options.dir.join("logs"),
+        path: "container/0.log".into(),
+    };
+    let log_path = log.directory.join(&log.path);
+    let _ = std::fs::remove_file(&log_path);
+    let spec = ContainerSpec {
+        container_id: "container".into(),
+        layers,
+        oci: specification(&options.command)?,
+        user: String::new(),
+        gid: None,
+        supplemental_groups: Vec::new(),
+        strict_groups: false,
+        stdin: false,
+        stdin_once: false,
+        share_pid_with_pod: false,
+        share_pid_with: None,
+        readonly_rootfs: false,
+        log,
+        window: None,
+    };
+    let began = Instant::now();
+    pod.create_container(spec).await?;
+    println!("create: {:?}", began.elapsed());
+    let began = Instant::now();
+    pod.start_container("container").await?;
+    println!("start: {:?}", began.elapsed());
+    for (n, command) in options.execs.iter().enumerate() {
+        let began = Instant::now();
+        let (code, out) = exec(pod, &format!("exec{n}"), command).await?;
+        println!("exec {command:?}: {code}, {:?}\n{out}", began.elapsed());
+    }
+    let exit = pod.wait(&ProcessId::init("container")).await?;
+    println!("exit: {exit:?}, after {:?}", began.elapsed());
+    let text = std::fs::read_to_string(log_path)?;
+    println!(
+        "log, {} bytes:\n{}",
+        text.len(),
+        text.chars().take(4000).collect::<String>()
+    );
+    let (stats, guest) = pod.stats().await?;
+    println!("{stats:?}\n{guest:?}");
+    let began = Instant::now();
+    pod.remove_container("container").await?;
+    println!("remove: {:?}", began.elapsed());
+    Ok(exit.code)
+}
+
+async fn exec(pod: &dyn Sandbox, id: &str, command: &str) -> Result<(i32, String)> {
+    let process = ProcessId {
+        container_id: "container".into(),
+        exec_id: id.into(),
+    };
+    pod.exec(ExecSpec {
+        process: process.clone(),
+        args: vec!["sh".into(), "-c".into(), command.into()],
+        env: None,
+        cwd: None,
+        terminal: false,
+        stdin: false,
+        window: None,
+    })
+    .await?;
+    let mut out = pod.open_output(&process, Stream::Stdout).await?;
+    let mut err = pod.open_output(&process, Stream::Stderr).await?;
+    let mut bytes = Vec::new();
+    loop {
+        let chunk = tokio::select! {
+            Some(chunk) = out.recv() => chunk,
+            Some(chunk) = err.recv() => chunk,
+            else => break,
+        };
+        bytes.extend(chunk);
+    }
+    let exit = pod.wait(&process).await?;
+    pod.forget_exec(&process).await?;
+    Ok((exit.code, String::from_utf8_lossy(&bytes).into_owned()))
+}
+
+fn specification(command: &[String]) -> Result<oci_spec::runtime::Spec> {
+    let mut spec = oci_spec::runtime::Spec::default();
+    let mut process = spec.process().clone().unwrap_or_default();
+    process.set_args(Some(command.to_vec()));
+    process.set_terminal(Some(false));
+    process.set_cwd("/".into());
+    process.set_env(Some(vec!["PATH=/usr/sbin:/usr/bin:/sbin:/bin".into()]));
+    spec.set_process(Some(process));
+    Ok(spec)
+}
