@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
-use rustix::process::{Pid, kill_process};
+use rustix::process::{Pid, WaitOptions, kill_process, waitpid};
 
 use crate::accel::{self, Wish};
 use crate::events::Event;
@@ -325,6 +325,8 @@ impl Process {
             let deadline = Instant::now() + Duration::from_secs(patience);
             while Instant::now() < deadline {
                 if Self::of(self.id) != Some(self) {
+                    // If it was our child, it is ours to reap.
+                    let _ = waitpid(Some(pid), WaitOptions::NOHANG);
                     return Ok(());
                 }
                 thread::sleep(Duration::from_millis(10));
