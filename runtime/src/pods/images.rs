@@ -1,0 +1,111 @@
+//! The image store as the lifecycle and the image service use it.
+
+use std::{any::Any, path::PathBuf, sync::Arc};
+
+use async_trait::async_trait;
+use bulkhead_image::{
+    Digest, FsInfo, Image, ImportOptions, ImportReport, Problem, Progress, Removed, Store,
+};
+
+use crate::error::{Error, Result};
+
+/// Keeps an image's layers in place until it is dropped.
+pub type ImageHold = Box<dyn Any + Send + Sync>;
+
+/// Where images are. See [`bulkhead_image::Store`], which is the one.
+#[async_trait]
+pub trait Images: Send + Sync {
+    /// The image that a name, digest, id or beginning of an id means. From memory.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`](crate::Kind::NotFound), or the name makes no sense.
+    fn resolve(&self, reference: &str) -> Result<Arc<Image>>;
+
+    /// All images. From memory.
+    fn list(&self) -> Vec<Arc<Image>>;
+
+    /// Keeps an image's layers in place, even if the image is removed meanwhile.
+    ///
+    /// # Errors
+    /// It is not there.
+    fn hold(&self, id: &Digest) -> Result<ImageHold>;
+
+    /// Removes an image with all its names.
+    ///
+    /// # Errors
+    /// It is not there, or the disk failed.
+    async fn remove(&self, reference: &str) -> Result<Removed>;
+
+    /// Deletes what no image and no hold needs. Once, after pods were adopted.
+    ///
+    /// # Errors
+    /// The disk failed.
+    async fn collect(&self) -> Result<u64>;
+
+    /// Use of the image file system.
+    ///
+    /// # Errors
+    /// The disk failed.
+    async fn fs_info(&self) -> Result<FsInfo>;
+
+    /// What is damaged and was set aside.
+    fn problems(&self) -> Vec<Problem>;
+
+    /// Imports an archive or layout, saying on the way what is being done.
+    ///
+    /// # Errors
+    /// What is wrong with it; the store is as before.
+    async fn import(
+        &self,
+        path: PathBuf,
+        options: ImportOptions,
+        progress: Box<dyn Fn(Progress) + Send>,
+    ) -> Result<ImportReport>;
+}
+
+#[async_trait]
+impl Images for Store {
+    fn resolve(&self, reference: &str) -> Result<Arc<Image>> {
+        if reference.is_empty() {
+            return Err(Error::invalid("the image name is empty"));
+        }
+        Ok(Store::resolve(self, reference)?)
+    }
+
+    fn list(&self) -> Vec<Arc<Image>> {
+        Store::list(self)
+    }
+
+    fn hold(&self, id: &Digest) -> Result<ImageHold> {
+        Ok(Box::new(Store::hold(self, id)?))
+    }
+
+    async fn remove(&self, reference: &str) -> Result<Removed> {
+        let (store, reference) = (self.clone(), reference.to_owned());
+        Ok(bulkhead_image::blocking(move || store.remove(&reference)).await?)
+    }
+
+    async fn collect(&self) -> Result<u64> {
+        let store = self.clone();
+        Ok(bulkhead_image::blocking(move || store.collect()).await?)
+    }
+
+    async fn fs_info(&self) -> Result<FsInfo> {
+        let store = self.clone();
+        Ok(bulkhead_image::blocking(move || store.fs_info()).await?)
+    }
+
+    fn problems(&self) -> Vec<Problem> {
+        Store::problems(self)
+    }
+
+    async fn import(
+        &self,
+        path: PathBuf,
+        options: ImportOptions,
+        progress: Box<dyn Fn(Progress) + Send>,
+    ) -> Result<ImportReport> {
+        let store = self.clone();
+        Ok(bulkhead_image::blocking(move || store.import(&path, &options, &progress)).await?)
+    }
+}

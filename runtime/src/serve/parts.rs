@@ -1,0 +1,119 @@
+//! From the configuration to what the daemon works with.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use bulkhead_image::{Limits, ScratchTemplate, Store};
+use bulkhead_net::Network;
+use bulkhead_sandbox::{MicroVmConfig, MicroVmLauncher};
+
+use crate::{
+    config::Config,
+    cri::Node,
+    doctor::kvm,
+    error::{Error, Result},
+    paths::Paths,
+    pods::{Parts, Pods, Settings, sizing::Sizing},
+    store::Database,
+};
+
+/// Opens stores, prepares network and launcher. Nothing outside changes yet but
+/// what is missing in the daemon's own directories.
+pub(super) async fn assemble(config: &Config, paths: &Paths) -> Result<(Pods, Node)> {
+    let network = Network::new(config.network_config())?;
+    let (config, paths) = (config.clone(), paths.clone());
+    tokio::task::spawn_blocking(move || {
+        let records = Database::open(&paths.database())?;
+        let images = Store::open_with(paths.images(), image_limits(&config))?;
+        let settings = settings(&config);
+        let launcher = launcher(&config, &paths, settings.scratch_bytes)?;
+        let node = node(&config);
+        let pods = Pods::new(Parts {
+            records: Arc::new(records),
+            launcher: Arc::new(launcher),
+            network: Arc::new(network),
+            images: Arc::new(images),
+            settings,
+        });
+        Ok((pods, node))
+    })
+    .await?
+}
+
+fn image_limits(config: &Config) -> Limits {
+    Limits {
+        archive_bytes: u64::from(config.limits.image_archive_gib) << 30,
+        layer_bytes: u64::from(config.limits.image_layer_gib) << 30,
+        ..Limits::default()
+    }
+}
+
+fn settings(config: &Config) -> Settings {
+    let standard = Sizing::default();
+    let max_vcpus = match config.vm.vcpus_max {
+        0 => standard.max_vcpus,
+        max => max,
+    };
+    Settings {
+        max_pods: usize::try_from(config.limits.pods).unwrap_or(usize::MAX),
+        sizing: Sizing {
+            vcpus: config.vm.vcpus_boot,
+            max_vcpus,
+            memory_bytes: u64::from(config.vm.memory_mib) << 20,
+            ..standard
+        },
+        scratch_bytes: u64::from(config.vm.scratch_gib) << 30,
+        vmm_uid_first: config.vm.vmm_uid_first,
+        vmm_uid_count: config.vm.vmm_uid_count,
+        ..Settings::default()
+    }
+}
+
+fn launcher(config: &Config, paths: &Paths, scratch_bytes: u64) -> Result<MicroVmLauncher> {
+    let template = ScratchTemplate::prepare(paths.cache(), scratch_bytes)?;
+    let make = move |path: &Path, bytes: u64| {
+        if bytes != template.size() {
+            let what = format!(
+                "a scratch disk of {bytes} bytes: templates have {}",
+                template.size()
+            );
+            return Err(std::io::Error::other(what));
+        }
+        template
+            .create(path)
+            .map(|scratch| scratch.file)
+            .map_err(std::io::Error::other)
+    };
+    let microvm = MicroVmConfig {
+        run_dir: paths.pods(),
+        cache_dir: paths.cache(),
+        scratch_dir: paths.scratch(),
+        vmm: config.paths.vmm.clone(),
+        agent: config.paths.agent.clone(),
+        kernel: config.paths.kernel.clone(),
+        cgroup_parent: config.vm.cgroup_parent.clone(),
+        console: config.vm.console,
+        extra_cmdline: config.vm.kernel_cmdline_extra.clone(),
+        ready_timeout: Duration::from_secs(u64::from(config.vm.boot_timeout_seconds)),
+        vmm_log: config.logging.vmm_level.clone(),
+        ..MicroVmConfig::default()
+    };
+    Ok(MicroVmLauncher::new(microvm, Arc::new(make))?)
+}
+
+/// What the runtime says of itself. A host that can't run guests is served all the
+/// same, so that Status says so.
+fn node(config: &Config) -> Node {
+    let fault = kvm::probe().err().map(|error| {
+        let message = format!("{error}; {}", error.mend());
+        tracing::error!(%message, "this host can't run pods");
+        message
+    });
+    let shown = serde_json::to_value(config)
+        .unwrap_or_else(|error| Error::internal(error.to_string()).to_string().into());
+    Node {
+        systemd_cgroups: super::systemd_runs(),
+        fault,
+        quarantined: Vec::new(),
+        info: [("config".to_owned(), shown)].into(),
+    }
+}

@@ -1,0 +1,88 @@
+//! Makes guests in the world.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bulkhead_sandbox::{Error, ErrorKind, Launcher, Result, Sandbox, SandboxRecord, SandboxSpec};
+
+use super::{
+    guest::{FakeSandbox, Vm},
+    world::World,
+};
+
+/// A [`Launcher`] of stand-in guests.
+pub struct FakeLauncher {
+    world: Arc<World>,
+}
+
+impl FakeLauncher {
+    /// A launcher in `world`.
+    #[must_use]
+    pub fn new(world: Arc<World>) -> Self {
+        Self { world }
+    }
+
+    async fn point(&self, name: &str, may_fail: bool) -> Result<()> {
+        let failed = |message| Error::new(ErrorKind::Internal, message);
+        self.world
+            .faults
+            .point(name, may_fail)
+            .await
+            .map_err(failed)
+    }
+}
+
+#[async_trait]
+impl Launcher for FakeLauncher {
+    async fn launch(&self, spec: SandboxSpec) -> Result<Arc<dyn Sandbox>> {
+        self.point("launch", true).await?;
+        let vm = Vm::new(&spec.pod_id);
+        {
+            let mut state = self.world.lock();
+            if !state.taps.contains(&spec.pod_id) {
+                return Err(Error::new(ErrorKind::Internal, "launched without a tap"));
+            }
+            state.files.insert(spec.pod_id.clone());
+            state.vms.insert(spec.pod_id.clone(), Arc::clone(&vm));
+            state.events.push(format!("launch {}", spec.pod_id));
+        }
+        // Booting takes a while.
+        tokio::task::yield_now().await;
+        self.point("launch done", false).await?;
+        Ok(Arc::new(FakeSandbox {
+            world: Arc::clone(&self.world),
+            vm,
+        }))
+    }
+
+    async fn adopt(&self, record: &SandboxRecord) -> Result<Arc<dyn Sandbox>> {
+        self.point("adopt", false).await?;
+        let vm = self.world.lock().vms.get(&record.pod_id).cloned();
+        match vm {
+            Some(vm) => Ok(Arc::new(FakeSandbox {
+                world: Arc::clone(&self.world),
+                vm,
+            })),
+            None => Err(Error::new(ErrorKind::NotFound, "its process is gone")),
+        }
+    }
+
+    async fn destroy(&self, pod_id: &str) -> Result<()> {
+        self.point("destroy", true).await?;
+        let vm = {
+            let mut state = self.world.lock();
+            state.files.remove(pod_id);
+            state.taps.remove(pod_id);
+            state.vms.remove(pod_id)
+        };
+        if let Some(vm) = vm {
+            vm.end("killed", "");
+        }
+        self.point("destroy done", false).await
+    }
+
+    async fn leftovers(&self) -> Result<Vec<String>> {
+        self.point("leftovers", false).await?;
+        Ok(self.world.lock().files.iter().cloned().collect())
+    }
+}

@@ -1,0 +1,126 @@
+//! A daemon on a world, with clients on its socket.
+
+use std::{path::PathBuf, sync::Arc};
+
+use bulkhead_cri_api::{
+    MESSAGE_BYTES_MAX,
+    operator::operator_client::OperatorClient,
+    v1::{image_service_client::ImageServiceClient, runtime_service_client::RuntimeServiceClient},
+};
+use hyper_util::rt::TokioIo;
+use tokio::net::{UnixListener, UnixStream};
+use tonic::transport::{Channel, Endpoint, Uri};
+
+use super::{FakeImages, FakeLauncher, FakeNetwork, MemoryRecords, World};
+use crate::{
+    cri::{Cri, Node as Facts},
+    error::{Error, Result},
+    operator::Uploads,
+    pods::{Parts, Pods, Settings},
+    reconcile,
+};
+
+/// A running daemon, ended when dropped.
+pub struct Node {
+    /// What exists beside it.
+    pub world: Arc<World>,
+    /// Its lifecycle.
+    pub pods: Pods,
+    /// Its network.
+    pub network: Arc<FakeNetwork>,
+    /// What its start found and did.
+    pub report: reconcile::Report,
+}
+
+/// Clients of a daemon's socket.
+pub struct Clients {
+    /// `RuntimeService`.
+    pub runtime: RuntimeServiceClient<Channel>,
+    /// `ImageService`.
+    pub images: ImageServiceClient<Channel>,
+    /// The operator service.
+    pub operator: OperatorClient<Channel>,
+    directory: PathBuf,
+    server: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Clients {
+    fn drop(&mut self) {
+        self.server.abort();
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// Settings with a test's patience.
+fn settings() -> Settings {
+    use std::time::Duration;
+    Settings {
+        stop_grace: Duration::from_millis(50),
+        kill_grace: Duration::from_millis(500),
+        ..Settings::default()
+    }
+}
+
+impl Node {
+    /// Starts a daemon on `world`, as it is.
+    ///
+    /// # Errors
+    /// The reconciler's.
+    pub async fn start(world: &Arc<World>) -> Result<Self> {
+        let network = Arc::new(FakeNetwork::new(Arc::clone(world)));
+        let pods = Pods::new(Parts {
+            records: Arc::new(MemoryRecords::new(Arc::clone(world))),
+            launcher: Arc::new(FakeLauncher::new(Arc::clone(world))),
+            network: network.clone(),
+            images: Arc::new(FakeImages::new(Arc::clone(world))),
+            settings: settings(),
+        });
+        let report = reconcile::start(&pods).await?;
+        Ok(Self {
+            world: Arc::clone(world),
+            pods,
+            network,
+            report,
+        })
+    }
+
+    /// Serves it on a socket of its own and connects to that.
+    ///
+    /// # Errors
+    /// The socket can't be made.
+    pub async fn serve(&self) -> Result<Clients> {
+        let io = |error: std::io::Error| Error::internal(error.to_string());
+        let name = format!("bulkhead-{}", &crate::ids::new_id()?[..16]);
+        let directory = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&directory).map_err(io)?;
+        let socket = directory.join("b.sock");
+        let listener = UnixListener::bind(&socket).map_err(io)?;
+        let cri = Cri::new(self.pods.clone(), Facts::default());
+        let uploads = Uploads {
+            directory: directory.clone(),
+            max_bytes: 1 << 20,
+        };
+        let pods = self.pods.clone();
+        let server = tokio::spawn(async move {
+            let end = std::future::pending();
+            if let Err(error) = crate::serve::serve(listener, pods, cri, uploads, end).await {
+                tracing::error!(%error, "server ended");
+            }
+        });
+        let connector = tower::service_fn(move |_: Uri| {
+            let socket = socket.clone();
+            async move { UnixStream::connect(socket).await.map(TokioIo::new) }
+        });
+        let channel =
+            Endpoint::from_static("http://localhost").connect_with_connector_lazy(connector);
+        Ok(Clients {
+            runtime: RuntimeServiceClient::new(channel.clone())
+                .max_decoding_message_size(MESSAGE_BYTES_MAX)
+                .max_encoding_message_size(2 * MESSAGE_BYTES_MAX),
+            images: ImageServiceClient::new(channel.clone()),
+            operator: OperatorClient::new(channel),
+            directory,
+            server,
+        })
+    }
+}
