@@ -275,7 +275,10 @@ impl RunningVm {
                 ),
                 Ok(_server) => {
                     let ending = self.endings.recv().await;
+                    let ran = controlled.timings.since(Milestone::FirstRun);
                     wind_down(&controlled).await;
+                    let stopped = controlled.timings.since(Milestone::FirstRun);
+                    tracing::debug!(?ran, ?stopped, "wound down");
                     ending.unwrap_or((ExitReason::Internal, "nobody can end the VM".into()))
                 }
             }
@@ -330,7 +333,6 @@ fn load(
     let vcpus = (config.boot_vcpus, config.max_vcpus);
     boot::write_tables(&guest, bytes, &config.cmdline, vcpus, initramfs, rsdp)
         .map_err(|e| Fatal::config(&e))?;
-    // Memory goes to KVM last: the kernel's pages were mapped over it before.
     vm.set_memory(&guest).map_err(|e| kvm_fatal(&e))?;
     Ok((guest, kernel.entry))
 }

@@ -17,6 +17,7 @@ fn main() -> ExitCode {
         .with_writer(std::io::stderr)
         .with_ansi(false)
         .with_target(false)
+        .with_max_level(level())
         .init();
     end_on_panic();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -43,6 +44,12 @@ fn main() -> ExitCode {
     // Without unwinding threads and destructors: devices are stopped, and the kernel
     // takes the rest.
     std::process::exit(i32::from(reason as u8))
+}
+
+/// How much to log: `BULKHEAD_LOG`, a level's name; "info" without it.
+fn level() -> tracing::Level {
+    let wanted = std::env::var("BULKHEAD_LOG").unwrap_or_default();
+    wanted.parse().unwrap_or(tracing::Level::INFO)
 }
 
 /// A bug in any thread ends the VM: what is inconsistent must not go on serving a

@@ -1,16 +1,12 @@
 //! Guest RAM: private anonymous memory of this process, reserved but not committed.
 //!
 //! Each range begins on a 2 MiB boundary in host and guest alike, so the host may
-//! back it by huge pages. Files can be mapped over parts of it ([`map_file`]): the
-//! kernel image is then neither copied nor private to one VM, until the guest
-//! writes to a page of it.
+//! back it by huge pages.
 
 #![allow(unsafe_code)] // mmap, and wrapping what it returned
 
 use std::{
-    fs::File,
     io,
-    os::fd::AsRawFd,
     ptr::{self, NonNull},
     sync::Arc,
 };
@@ -94,46 +90,8 @@ fn reserve(size: usize) -> io::Result<NonNull<u8>> {
     NonNull::new(aligned).ok_or_else(|| io::ErrorKind::OutOfMemory.into())
 }
 
-/// Replaces `len` bytes of guest RAM at the host address `target` by a private mapping
-/// of `file` at `offset`. All three are whole pages.
-///
-/// The file must not be changed in place while the VM runs: replace it by rename.
-///
-/// # Errors
-/// mmap's; `InvalidInput` for anything but whole pages.
-///
-/// # Safety
-/// `target..target + len` must lie within memory from [`allocate`].
-pub unsafe fn map_file(target: *mut u8, len: usize, file: &File, offset: u64) -> io::Result<()> {
-    let page = layout::PAGE;
-    let whole = (target.addr() as u64).is_multiple_of(page)
-        && (len as u64).is_multiple_of(page)
-        && offset.is_multiple_of(page);
-    let Some(offset) = libc::off_t::try_from(offset).ok().filter(|_| whole) else {
-        return Err(io::ErrorKind::InvalidInput.into());
-    };
-    // SAFETY: by the caller's word this replaces pages of guest RAM, to which no Rust
-    // reference ever points; contents change as if the guest had written them.
-    let result = unsafe {
-        libc::mmap(
-            target.cast(),
-            len,
-            libc::PROT_READ | libc::PROT_WRITE,
-            libc::MAP_PRIVATE | libc::MAP_FIXED | libc::MAP_NORESERVE,
-            file.as_raw_fd(),
-            offset,
-        )
-    };
-    if result == libc::MAP_FAILED {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
-
     use vm_memory::{Bytes, GuestMemoryBackend, GuestMemoryRegion};
 
     use super::*;
@@ -155,22 +113,5 @@ mod tests {
         let memory = allocate(4 << 30).unwrap();
         let starts: Vec<_> = memory.iter().map(|r| r.start_addr().0).collect();
         assert_eq!(starts, [0, layout::HOLE_END]);
-    }
-
-    #[test]
-    fn a_mapped_file_is_seen_and_not_written_through() {
-        let memory = allocate(32 << 20).unwrap();
-        let mut file = tempfile::tempfile().unwrap();
-        file.write_all(&[9; 8192]).unwrap();
-        let target = memory.get_host_address(GuestAddress(4096)).unwrap();
-        // SAFETY: two pages of the guest memory above.
-        unsafe { map_file(target, 4096, &file, 4096) }.unwrap();
-        assert_eq!(memory.read_obj::<u8>(GuestAddress(4096)).unwrap(), 9);
-        memory.write_obj(1u8, GuestAddress(4096)).unwrap();
-        let mut byte = [0];
-        std::os::unix::fs::FileExt::read_exact_at(&file, &mut byte, 4096).unwrap();
-        assert_eq!(byte, [9]);
-        // SAFETY: refused before anything is mapped.
-        assert!(unsafe { map_file(target, 100, &file, 0) }.is_err());
     }
 }

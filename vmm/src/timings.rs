@@ -61,6 +61,13 @@ impl Timings {
         let (from, to) = (self.get(from), self.get(to));
         (from != 0 && to >= from).then(|| Duration::from_nanos(to - from))
     }
+
+    /// How long ago `milestone` was reached, if it was.
+    #[must_use]
+    pub fn since(&self, milestone: Milestone) -> Option<Duration> {
+        let at = self.get(milestone);
+        (at != 0).then(|| Duration::from_nanos(now().saturating_sub(at)))
+    }
 }
 
 /// CLOCK_MONOTONIC, in nanoseconds: comparable between processes of one host.

@@ -1,27 +1,31 @@
-//! Puts the kernel and the initramfs into guest memory without copying them.
+//! Puts the kernel and the initramfs into guest memory.
 //!
-//! linux-loader parses the ELF file and asks its source to fill each loadable
-//! segment's place in guest RAM. The source here, [`MappedFile`], answers by mapping
-//! the file's pages over that place where both are aligned, which they are for
-//! every segment of a vmlinux, and reads only what is left (the last, partial page).
-//! All VMs of one kernel then share its text in the host's page cache, and a start
-//! spends no time copying 17 MB.
+//! linux-loader parses the ELF file and reads each loadable segment to its place.
+//! Its source is a [`SharedFile`]: the daemon passes one open file to many VMMs,
+//! which share its position, so it must not be moved.
+//!
+//! The image is copied, not mapped. A private mapping of the file would share pages
+//! between VMs, but Linux patches almost every page of its text while it boots
+//! (alternatives, retpolines, static calls), and each patched page then costs a page
+//! fault for the copy and one for the nested page table. Measured in the test host,
+//! mapped: 7 to 11 s to the end of init, copied: 2.3 to 4.3 s, for 3 MiB less of
+//! resident memory.
 
-#![allow(unsafe_code)] // mapping files over guest memory
+#![allow(unsafe_code)] // reading into guest memory
 
 use std::{
     fs::File,
     io::{self, Read, Seek, SeekFrom},
-    os::unix::fs::FileExt,
+    os::{fd::AsRawFd, unix::fs::FileExt},
 };
 
 use linux_loader::loader::{Elf, KernelLoader};
 use vm_memory::{
     Bytes, GuestAddress, GuestMemoryBackend, ReadVolatile, VolatileMemoryError, VolatileSlice,
-    bitmap::BitmapSlice,
+    bitmap::{Bitmap, BitmapSlice},
 };
 
-use crate::{layout, memory};
+use crate::layout;
 
 /// Why a kernel or an initramfs cannot be loaded.
 #[derive(Debug, thiserror::Error)]
@@ -67,8 +71,6 @@ pub struct LoadedKernel {
     pub entry: u64,
     /// First byte after the kernel's image, bss included.
     pub end: u64,
-    /// How many bytes are mapped from the file rather than copied.
-    pub mapped_bytes: u64,
 }
 
 /// Loads a vmlinux.
@@ -81,7 +83,7 @@ pub fn load<M: GuestMemoryBackend>(
     file: File,
 ) -> Result<LoadedKernel, LoadError> {
     check_header(&file)?;
-    let mut source = MappedFile::new(file).map_err(|source| LoadError::Read {
+    let mut source = SharedFile::new(file).map_err(|source| LoadError::Read {
         what: "kernel",
         source,
     })?;
@@ -103,7 +105,6 @@ pub fn load<M: GuestMemoryBackend>(
     Ok(LoadedKernel {
         entry,
         end: loaded.kernel_end,
-        mapped_bytes: source.mapped_bytes,
     })
 }
 
@@ -121,7 +122,7 @@ pub fn load_initramfs<M: GuestMemoryBackend>(
         what: "initramfs",
         source,
     };
-    let mut source = MappedFile::new(file).map_err(read)?;
+    let mut source = SharedFile::new(file).map_err(read)?;
     let len = source.len;
     let too_large = LoadError::InitramfsTooLarge { len, memory_bytes };
     let Some(address) = layout::initramfs(memory_bytes, len, kernel_end) else {
@@ -161,38 +162,25 @@ fn check_header(file: &File) -> Result<(), LoadError> {
     Ok(())
 }
 
-/// A file that fills guest memory by being mapped there. Only for slices of memory
-/// from [`memory::allocate`].
-struct MappedFile {
+/// A file whose position others may move: read by offset.
+struct SharedFile {
     file: File,
     len: u64,
     position: u64,
-    mapped_bytes: u64,
 }
 
-impl MappedFile {
+impl SharedFile {
     fn new(file: File) -> io::Result<Self> {
         let len = file.metadata()?.len();
         Ok(Self {
             file,
             len,
             position: 0,
-            mapped_bytes: 0,
         })
-    }
-
-    /// How many of `wanted` bytes at the position can be mapped at `target`.
-    fn mappable(&self, target: *mut u8, wanted: u64) -> u64 {
-        let aligned = |n: u64| n.is_multiple_of(layout::PAGE);
-        if aligned(target.addr() as u64) && aligned(self.position) {
-            wanted & !(layout::PAGE - 1)
-        } else {
-            0
-        }
     }
 }
 
-impl Read for MappedFile {
+impl Read for SharedFile {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let read = self.file.read_at(buf, self.position)?;
         self.position += read as u64;
@@ -200,7 +188,7 @@ impl Read for MappedFile {
     }
 }
 
-impl Seek for MappedFile {
+impl Seek for SharedFile {
     fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
         let target = match to {
             SeekFrom::Start(offset) => Some(offset),
@@ -212,39 +200,42 @@ impl Seek for MappedFile {
     }
 }
 
-impl ReadVolatile for MappedFile {
+impl ReadVolatile for SharedFile {
+    /// Fills the slice, or reads to the end of the file.
     fn read_volatile<B: BitmapSlice>(
         &mut self,
         buf: &mut VolatileSlice<'_, B>,
     ) -> Result<usize, VolatileMemoryError> {
-        let available = self.len.saturating_sub(self.position);
-        let wanted = available.min(buf.len() as u64);
-        let count = usize::try_from(wanted).unwrap_or(buf.len());
+        let failed = VolatileMemoryError::IOError;
         let guard = buf.ptr_guard_mut();
-        let mappable = self.mappable(guard.as_ptr(), wanted);
-        let mapped = usize::try_from(mappable).unwrap_or(0);
-        if mapped > 0 {
-            // SAFETY: the slice is guest RAM from `memory::allocate` (see the type), and
-            // `mapped` is at most its length.
-            unsafe { memory::map_file(guard.as_ptr(), mapped, &self.file, self.position) }
-                .map_err(VolatileMemoryError::IOError)?;
-            self.position += mappable;
-            self.mapped_bytes += mappable;
-        }
-        // The partial page: behind it in the file lies something else.
-        let mut tail = [0u8; 4096];
-        let mut done = mapped;
-        while done < count {
-            let part = (count - done).min(tail.len());
-            let Some(piece) = tail.get_mut(..part) else {
-                break;
+        let mut done = 0;
+        while done < buf.len() {
+            let offset = libc::off_t::try_from(self.position)
+                .map_err(|_| failed(io::ErrorKind::InvalidInput.into()))?;
+            // SAFETY: `done` is below the slice's length, and the kernel writes at most
+            // the rest of it. Guest memory is never behind a Rust reference.
+            let read = unsafe {
+                libc::pread(
+                    self.file.as_raw_fd(),
+                    guard.as_ptr().add(done).cast(),
+                    buf.len() - done,
+                    offset,
+                )
             };
-            self.read_exact(piece)
-                .map_err(VolatileMemoryError::IOError)?;
-            buf.subslice(done, part)?.copy_from(piece);
-            done += part;
+            match usize::try_from(read) {
+                Ok(0) => break,
+                Ok(read) => {
+                    done += read;
+                    self.position += read as u64;
+                }
+                Err(_) => match io::Error::last_os_error() {
+                    error if error.kind() == io::ErrorKind::Interrupted => {}
+                    error => return Err(failed(error)),
+                },
+            }
         }
-        Ok(count)
+        buf.bitmap().mark_dirty(0, done);
+        Ok(done)
     }
 }
 
@@ -253,6 +244,7 @@ mod tests {
     use std::io::Write;
 
     use super::*;
+    use crate::memory;
 
     const RAM: u64 = 32 << 20;
 
@@ -280,16 +272,13 @@ mod tests {
     }
 
     #[test]
-    fn whole_pages_are_mapped_and_the_rest_is_copied() {
+    fn a_kernel_is_where_its_headers_say() {
         let memory = memory::allocate(RAM).unwrap();
         let data: Vec<u8> = (0..10_000u32).map(|n| n.to_le_bytes()[0] | 1).collect();
-        let mut longer = data.clone();
-        longer.extend_from_slice(&[0xee; 100]);
         let file = vmlinux(16 << 20, (16 << 20) + 16, 20_000, &data);
         let loaded = load(memory.as_ref(), RAM, file).unwrap();
         assert_eq!(loaded.entry, (16 << 20) + 16);
         assert_eq!(loaded.end, (16 << 20) + 20_000);
-        assert_eq!(loaded.mapped_bytes, 8192);
         let mut seen = vec![0; 20_000];
         memory
             .read_slice(&mut seen, GuestAddress(16 << 20))
@@ -299,13 +288,22 @@ mod tests {
     }
 
     #[test]
-    fn an_unaligned_segment_is_copied() {
+    fn an_unaligned_segment_is_fine() {
         let memory = memory::allocate(RAM).unwrap();
         let file = vmlinux((16 << 20) + 8, 16 << 20, 5000, &[7; 5000]);
-        let loaded = load(memory.as_ref(), RAM, file).unwrap();
-        assert_eq!(loaded.mapped_bytes, 0);
+        load(memory.as_ref(), RAM, file).unwrap();
         let last = GuestAddress((16 << 20) + 8 + 4999);
         assert_eq!(memory.read_obj::<u8>(last).unwrap(), 7);
+    }
+
+    #[test]
+    fn a_shared_position_is_left_alone() {
+        let memory = memory::allocate(RAM).unwrap();
+        let mut file = vmlinux(16 << 20, 16 << 20, 64, &[1; 64]);
+        file.seek(SeekFrom::Start(17)).unwrap();
+        let shared = file.try_clone().unwrap();
+        load(memory.as_ref(), RAM, shared).unwrap();
+        assert_eq!(file.stream_position().unwrap(), 17);
     }
 
     #[test]
