@@ -42,6 +42,8 @@ mod config_space;
 pub mod console;
 pub mod device;
 pub mod features;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod net;
 pub mod queue;
 pub mod rng;

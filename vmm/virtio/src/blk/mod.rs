@@ -40,9 +40,63 @@ pub const SECTOR: u64 = 512;
 pub const SYSCALLS: &[&str] = &[
     "preadv",
     "pwritev",
+    "pwrite64",
     "fdatasync",
     "fallocate",
     "io_uring_setup",
     "io_uring_enter",
     "io_uring_register",
 ];
+
+/// What the fuzz targets see of this module.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing {
+    use std::fs::File;
+    use std::sync::Arc;
+
+    use super::disk::Disk;
+    use super::engine::{Engine, EngineKind};
+    use super::job::{Job, answer};
+    use super::request::{self, Refused};
+    use crate::queue::Queue;
+
+    /// A disk served on the caller's thread.
+    pub(crate) struct Bench {
+        disk: Arc<Disk>,
+        engine: Engine,
+    }
+
+    impl Bench {
+        #[allow(
+            clippy::unwrap_used,
+            reason = "a target that cannot be set up has no meaning"
+        )]
+        pub(crate) fn new(file: File, read_only: bool) -> Self {
+            Self {
+                disk: Arc::new(Disk::new(file, "fuzz", read_only, true).unwrap()),
+                engine: Engine::new(EngineKind::Plain).unwrap(),
+            }
+        }
+
+        pub(crate) fn serve(&mut self, queue: &mut Queue) {
+            while let Some(chain) = queue.pop() {
+                match request::parse(&chain, self.disk.geometry) {
+                    Ok(request) => {
+                        self.engine
+                            .start(Job::new(0, self.disk.clone(), chain, request))
+                    }
+                    Err(Refused::Status(status)) => {
+                        let written = answer(&chain, status);
+                        queue.push(chain, written);
+                    }
+                    Err(Refused::NoStatus) => queue.push(chain, 0),
+                }
+                while let Some(job) = self.engine.finished() {
+                    let (chain, written) = job.finish();
+                    queue.push(chain, written);
+                }
+            }
+            queue.notify();
+        }
+    }
+}

@@ -19,3 +19,24 @@ pub const WORKER: &str = "console";
 
 /// System calls of the worker beside [`crate::worker::SYSCALLS`].
 pub const SYSCALLS: &[&str] = &["write"];
+
+/// What the fuzz targets see of this module.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing {
+    use super::ConsoleTail;
+    use super::worker::ConsoleWorker;
+    use crate::queue::Queue;
+
+    /// A console served on the caller's thread.
+    pub(crate) struct Bench(ConsoleWorker);
+
+    impl Bench {
+        pub(crate) fn new(queues: Vec<Queue>, tail: ConsoleTail) -> Self {
+            Self(ConsoleWorker::new(queues, tail, None))
+        }
+
+        pub(crate) fn serve(&mut self) {
+            while self.0.serve() {}
+        }
+    }
+}

@@ -57,3 +57,42 @@ pub(crate) const HOST_TSO6: u64 = 1 << 12;
 pub(crate) const HOST_ECN: u64 = 1 << 13;
 const MRG_RXBUF: u64 = 1 << 15;
 const STATUS: u64 = 1 << 16;
+
+/// What the fuzz targets see of this module.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing {
+    use std::os::fd::BorrowedFd;
+
+    use super::receive::Receiver;
+    use super::transmit::Transmitter;
+    use crate::queue::Queue;
+
+    /// A card served on the caller's thread.
+    pub(crate) struct Bench {
+        receiver: Receiver,
+        transmitter: Transmitter,
+    }
+
+    impl Bench {
+        pub(crate) fn new(negotiated: u64, mtu: u16) -> Self {
+            Self {
+                receiver: Receiver::new(negotiated, mtu),
+                transmitter: Transmitter::new(negotiated, None),
+            }
+        }
+
+        pub(crate) fn transmit(&mut self, tx: &mut Queue, tap: BorrowedFd<'_>) {
+            self.transmitter.run(tx, tap);
+            tx.notify();
+        }
+
+        pub(crate) fn receive(&mut self, rx: &mut Queue, tap: BorrowedFd<'_>) {
+            self.receiver.run(rx, tap);
+            rx.notify();
+        }
+
+        pub(crate) fn stop(&mut self, rx: &mut Queue) {
+            self.receiver.give_back(rx);
+        }
+    }
+}

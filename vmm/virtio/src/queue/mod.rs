@@ -200,14 +200,16 @@ impl Queue {
         if self.health.failed(self.index) {
             return None;
         }
-        self.take().unwrap_or_else(|broken| {
+        let position = self.ring.next_avail();
+        self.take(position).unwrap_or_else(|broken| {
+            // What broke it is not taken: chains taken before it can still be put back.
+            self.ring.set_next_avail(position);
             self.fail(&broken);
             None
         })
     }
 
-    fn take(&mut self) -> Result<Option<Chain>, Broken> {
-        let position = self.ring.next_avail();
+    fn take(&mut self, position: u16) -> Result<Option<Chain>, Broken> {
         let Some(descriptors) = self.ring.iter(&*self.memory)?.next() else {
             return Ok(None);
         };

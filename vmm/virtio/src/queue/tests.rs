@@ -310,6 +310,22 @@ fn undo_gives_the_same_chain_again() {
 }
 
 #[test]
+fn chains_can_be_put_back_after_the_queue_broke() {
+    let mut pair = pair(8, false);
+    pair.driver.add(&[(BUFFERS, 1)], &[]).unwrap();
+    let held = pair.queue.pop().unwrap();
+    pair.driver.raw().available(1, 99);
+    pair.driver.raw().available_index(2);
+    assert!(pair.queue.pop().is_none());
+    assert!(pair.queue.failed());
+    pair.queue.undo(held);
+    assert_eq!(
+        (pair.queue.in_flight(), pair.queue.state().next_available),
+        (0, 0)
+    );
+}
+
+#[test]
 fn interrupts_are_suppressed_both_ways() {
     for event_idx in [false, true] {
         let mut pair = pair(8, event_idx);

@@ -12,3 +12,9 @@ pub const WORKER: &str = "rng";
 
 /// System calls of the worker beside [`crate::worker::SYSCALLS`].
 pub const SYSCALLS: &[&str] = &["getrandom"];
+
+/// What the fuzz targets see of this module.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing {
+    pub(crate) use super::worker::serve;
+}

@@ -364,6 +364,20 @@ impl DriverQueue {
         Some((head, written))
     }
 
+    /// As [`used`](Self::used), for a driver that has broken its own rings: what was given back
+    /// may be nothing that it knows.
+    pub fn try_used(&mut self) -> Option<u32> {
+        if self.raw.used_index() == self.last_used {
+            return None;
+        }
+        let (head, written) = self.raw.used(self.last_used);
+        self.last_used = self.last_used.wrapping_add(1);
+        if let Some(indices) = self.chains.remove(&(head as u16)) {
+            self.free.extend(indices);
+        }
+        Some(written)
+    }
+
     /// As [`used`](Self::used), but sleeps for an interrupt, as a driver does: `None` after
     /// `timeout`.
     pub fn wait_used(&mut self, timeout: Duration) -> Option<(u16, u32)> {

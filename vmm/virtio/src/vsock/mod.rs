@@ -16,9 +16,9 @@
 //!                                           |    connection only)
 //! ```
 //!
-//! * [`packet`]: the header, copied once out of the chain before anything in it is looked at.
-//! * [`connection`]: one connection's state machine and credit; pure, no I/O.
-//! * [`handshake`]: the `CONNECT` line; pure.
+//! * `packet`: the header, copied once out of the chain before anything in it is looked at.
+//! * `connection`: one connection's state machine and credit; pure, no I/O.
+//! * `handshake`: the `CONNECT` line; pure.
 //! * `backlog`: bytes that the host's socket did not take yet, at most the window that the
 //!   guest was promised.
 //! * `muxer`: the table of connections, their sockets, timeouts and turns.
@@ -42,6 +42,8 @@
 mod backlog;
 pub(crate) mod connection;
 mod device;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 pub(crate) mod handshake;
 mod muxer;
 pub(crate) mod packet;

@@ -22,7 +22,7 @@ pub use poller::{Edge, Poller};
 pub use thread::{Handler, Next, Worker};
 
 /// System calls of every worker, beside the ones of its device: for the seccomp filter of
-/// its thread. The Rust runtime's own (memory, futex, exit) are included.
+/// its thread. The Rust runtime's own (memory, futex, exit; `fcntl` in debug builds) are included.
 pub const SYSCALLS: &[&str] = &[
     "epoll_ctl",
     "epoll_pwait",
@@ -43,4 +43,6 @@ pub const SYSCALLS: &[&str] = &[
     "sched_yield",
     "exit",
     "restart_syscall",
+    "fcntl",
+    "gettid",
 ];

@@ -25,7 +25,7 @@ pub struct Poller {
 pub(super) const STOP: u64 = u64::MAX;
 
 impl Poller {
-    pub(super) fn new() -> io::Result<Self> {
+    pub(crate) fn new() -> io::Result<Self> {
         Ok(Self {
             epoll: Epoll::new()?,
         })
@@ -52,6 +52,17 @@ impl Poller {
         let _ = self
             .epoll
             .ctl(ControlOperation::Delete, fd, EpollEvent::default());
+    }
+
+    /// What reports now, without waiting.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) fn poll(&self) -> io::Result<Vec<(u64, EventSet)>> {
+        let mut events = [EpollEvent::default(); 16];
+        let count = self.wait(0, &mut events)?;
+        Ok(events[..count]
+            .iter()
+            .map(|event| (event.data(), event.event_set()))
+            .collect())
     }
 
     /// `timeout` in milliseconds, -1 for ever.
