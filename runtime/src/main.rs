@@ -1,3 +1,8 @@
 //! Node daemon and command line of the Bulkhead container runtime.
+#![forbid(unsafe_code)]
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    ExitCode::from(bulkhead::cli::main())
+}
