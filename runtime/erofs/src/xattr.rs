@@ -81,10 +81,14 @@ pub(crate) fn encode(
     xattrs: &mut [(Vec<u8>, Vec<u8>)],
     max: usize,
 ) -> Result<(Vec<u8>, u64), EntryFault> {
-    xattrs.sort();
+    // A stable sort: of equal names the last in the archive comes last, and wins.
+    xattrs.sort_by(|a, b| a.0.cmp(&b.0));
     let mut entries = Vec::new();
     let mut dropped = 0;
-    for (name, value) in xattrs.iter() {
+    for (at, (name, value)) in xattrs.iter().enumerate() {
+        if xattrs.get(at + 1).is_some_and(|next| next.0 == *name) {
+            continue;
+        }
         let Some((index, suffix)) = classify(name) else {
             dropped += 1;
             continue;

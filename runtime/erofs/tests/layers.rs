@@ -313,6 +313,7 @@ fn extended_attributes() {
     let tar = archive([
         Item::file("ping", b"elf")
             .xattr("security.capability", capability)
+            .xattr("user.empty", b"is set twice")
             .xattr("user.empty", b""),
         Item::file("same", b"")
             .xattr("user.empty", b"")

@@ -15,11 +15,13 @@
 // Tests say what they expect by unwrapping it.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+mod catalog;
 pub mod config;
 mod decompress;
 mod digest;
 mod error;
 mod files;
+pub mod fuzz;
 mod image;
 mod import;
 mod limits;

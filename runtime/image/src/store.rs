@@ -19,11 +19,12 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
+use crate::catalog::Catalog;
 use crate::config::ImageConfig;
 use crate::digest::Digest;
 use crate::error::{Error, IoContext, Result};
@@ -34,11 +35,11 @@ use crate::records::{Changes, ImageRecord, LayerRecord, Records};
 use crate::reference::Reference;
 use crate::steps;
 
-/// Shortest accepted prefix of an image id.
-const ID_PREFIX_MIN: usize = 3;
-
-/// The image store. Clones share one store. All methods block on the disk at
-/// most for the time of a small transaction, except [`Store::import`].
+/// The image store. Clones share one store.
+///
+/// [`Store::list`], [`Store::get`] and [`Store::resolve`] are answered from
+/// memory and wait for nothing. The others block for a small transaction on
+/// disk, [`Store::import`] for as long as it takes.
 #[derive(Clone)]
 pub struct Store {
     pub(crate) inner: Arc<Inner>,
@@ -49,6 +50,8 @@ pub(crate) struct Inner {
     pub(crate) limits: Limits,
     pub(crate) records: Records,
     state: Mutex<State>,
+    /// What readers see; replaced whole at each change of `state`.
+    catalog: RwLock<Arc<Catalog>>,
     /// Signalled when a layer's conversion ends.
     pub(crate) converted: Condvar,
 }
@@ -93,6 +96,8 @@ impl Store {
             let path = dir.join(sub);
             fs::create_dir_all(&path).at("create", &path)?;
         }
+        let owner_only = fs::Permissions::from_mode(0o700);
+        fs::set_permissions(&dir, owner_only).at("change the mode of", &dir)?;
         files::sync_dir(&dir)?;
         let records = Records::open(&dir.join("images.redb"))?;
         let loaded = records.load()?;
@@ -114,6 +119,7 @@ impl Store {
             limits,
             records,
             state: Mutex::new(State::default()),
+            catalog: RwLock::default(),
             converted: Condvar::new(),
         };
         for record in loaded.images {
@@ -124,6 +130,7 @@ impl Store {
             state.images.insert(record.id, Entry { record, image });
         }
         inner.remove_strays(&state)?;
+        inner.publish(&state);
         *inner.lock() = state;
         Ok(Self {
             inner: Arc::new(inner),
@@ -135,25 +142,25 @@ impl Store {
         &self.inner.dir
     }
 
-    /// All usable images, ordered by id. Served from memory.
+    /// All usable images, ordered by id.
     pub fn list(&self) -> Vec<Arc<Image>> {
-        self.inner.lock().visible().cloned().collect()
+        self.inner.catalog().list()
     }
 
-    /// The usable image with this id. Served from memory.
+    /// The usable image with this id.
     pub fn get(&self, id: &Digest) -> Option<Arc<Image>> {
-        self.inner.lock().visible_by_id(id)
+        self.inner.catalog().get(id)
     }
 
     /// Finds the image that `reference` means: an id (`sha256:…` or 64 hex
     /// digits), a name with tag, digest or neither (then `latest`), or a unique
-    /// prefix of an id of at least three digits. Served from memory.
+    /// prefix of an id of at least three digits.
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::Ambiguous`], or [`Error::Reference`] where
     /// the text is none of these.
     pub fn resolve(&self, reference: &str) -> Result<Arc<Image>> {
-        self.inner.lock().resolve(reference)
+        self.inner.catalog().resolve(reference)
     }
 
     /// Removes the image that `reference` means, with all its names, as CRI's
@@ -165,7 +172,8 @@ impl Store {
     /// image is either wholly here or wholly gone.
     pub fn remove(&self, reference: &str) -> Result<Removed> {
         let mut state = self.inner.lock();
-        let id = match state.resolve(reference) {
+        // The catalog agrees with the state while that is locked.
+        let id = match self.inner.catalog().resolve(reference) {
             Ok(image) => image.id,
             Err(error) => state.damaged_id(reference).ok_or(error)?,
         };
@@ -186,6 +194,7 @@ impl Store {
             if let Some(entry) = state.images.get_mut(&id) {
                 entry.record = record;
             }
+            self.inner.publish(&state);
             return Ok(Removed {
                 id,
                 repo_tags,
@@ -256,6 +265,7 @@ impl Store {
             ..Changes::default()
         })?;
         self.inner.reload(&mut state, record);
+        self.inner.publish(&state);
         Ok(())
     }
 
@@ -343,61 +353,6 @@ impl State {
             .filter_map(|entry| entry.image.as_ref().ok())
     }
 
-    fn visible_by_id(&self, id: &Digest) -> Option<Arc<Image>> {
-        let entry = self.images.get(id).filter(|entry| !entry.record.removed)?;
-        entry.image.as_ref().ok().cloned()
-    }
-
-    fn resolve(&self, text: &str) -> Result<Arc<Image>> {
-        let not_found = || Error::NotFound(text.chars().take(512).collect());
-        let hex = text.strip_prefix("sha256:").unwrap_or(text);
-        if let Ok(id) = Digest::from_hex(hex) {
-            return self.visible_by_id(&id).ok_or_else(not_found);
-        }
-        let reference = Reference::parse(text);
-        if let Ok(reference) = &reference
-            && let Some(image) = self.by_reference(reference)
-        {
-            return Ok(image);
-        }
-        let prefix = hex.len() >= ID_PREFIX_MIN
-            && hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-        if prefix {
-            let mut fits = self
-                .visible()
-                .filter(|image| image.id.hex().starts_with(hex));
-            match (fits.next(), fits.next()) {
-                (Some(image), None) => return Ok(image.clone()),
-                (Some(first), Some(second)) => {
-                    return Err(Error::Ambiguous {
-                        prefix: hex.to_owned(),
-                        first: first.id,
-                        second: second.id,
-                    });
-                }
-                (None, _) => return Err(not_found()),
-            }
-        }
-        match reference {
-            Ok(_) => Err(not_found()),
-            Err(source) => Err(Error::Reference {
-                text: text.chars().take(512).collect(),
-                source,
-            }),
-        }
-    }
-
-    /// A digest outranks a tag, as with every registry client.
-    fn by_reference(&self, reference: &Reference) -> Option<Arc<Image>> {
-        let wanted = match reference.digest() {
-            Some(digest) => reference.with_digest(digest),
-            None => reference.tagged()?,
-        };
-        self.visible()
-            .find(|image| image.repo_digests.contains(&wanted) || image.repo_tags.contains(&wanted))
-            .cloned()
-    }
-
     /// A damaged image can be named by its id or a tag, to be removed.
     fn damaged_id(&self, text: &str) -> Option<Digest> {
         let damaged = || {
@@ -434,6 +389,19 @@ impl Inner {
         self.converted
             .wait(state)
             .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn catalog(&self) -> Arc<Catalog> {
+        self.catalog
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Shows readers the state as it is now.
+    fn publish(&self, state: &State) {
+        let catalog = Arc::new(Catalog::new(state.visible().cloned()));
+        *self.catalog.write().unwrap_or_else(PoisonError::into_inner) = catalog;
     }
 
     pub(crate) fn blob_path(&self, digest: &Digest) -> PathBuf {
@@ -548,6 +516,7 @@ impl Inner {
         for record in robbed.into_iter().chain([record]) {
             self.reload(&mut state, record);
         }
+        self.publish(&state);
         match state.images.get(&id).map(|entry| &entry.image) {
             Some(Ok(image)) => Ok(image.clone()),
             Some(Err(reason)) => Err(Error::Inconsistent(reason.clone())),
@@ -562,6 +531,7 @@ impl Inner {
             ..Changes::default()
         })?;
         state.images.remove(id);
+        self.publish(state);
         steps::reached("image forgotten");
         self.sweep(state)
     }

@@ -62,7 +62,8 @@ pub struct Entry {
     pub size: u64,
     /// Major and minor number of a device.
     pub device: (u64, u64),
-    /// Extended attributes: full names and values.
+    /// Extended attributes: full names and values. Of equal names the last
+    /// counts.
     pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
     /// For a sparse file, the parts that the payload holds, ascending.
     pub sparse: Option<Vec<Extent>>,

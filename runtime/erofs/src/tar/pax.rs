@@ -18,7 +18,7 @@ pub(super) struct Pax {
     pub(super) uid: Option<i64>,
     pub(super) gid: Option<i64>,
     pub(super) mtime: Option<(i64, u32)>,
-    /// Names without the namespace prefix, and values; the last of a name wins.
+    /// Names without `SCHILY.xattr.`, and values, in the order of the archive.
     pub(super) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
     pub(super) sparse: PaxSparse,
 }
@@ -52,7 +52,6 @@ impl Pax {
         // An empty value means "as if this record were not there"; of an
         // extended attribute it is a value like any other.
         if let Some(name) = key.strip_prefix(XATTR_PREFIX) {
-            self.xattrs.retain(|(other, _)| other != name);
             self.xattrs.push((name.to_vec(), value.to_vec()));
             return Ok(());
         }
