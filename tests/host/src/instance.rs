@@ -297,7 +297,8 @@ impl Drop for Guard<'_> {
 }
 
 impl Process {
-    fn of(id: i32) -> Option<Self> {
+    /// The living process with this id; a zombie does not live.
+    pub(crate) fn of(id: i32) -> Option<Self> {
         let stat = fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
         let (state, start_time) = parse_stat(&stat)?;
         (state != 'Z').then_some(Self { id, start_time })

@@ -445,22 +445,32 @@ mod tests {
         );
     }
 
+    /// The number in the first line that a command prints.
+    fn printed_pid(stream: &mut TcpStream) -> i32 {
+        let Some(Reply::Stdout(line)) = Reply::read(stream).unwrap() else {
+            panic!("no line")
+        };
+        String::from_utf8(line).unwrap().trim().parse().unwrap()
+    }
+
+    fn ends(pid: i32) -> bool {
+        (0..200).any(|_| {
+            thread::sleep(Duration::from_millis(20));
+            crate::instance::Process::of(pid).is_none()
+        })
+    }
+
     #[test]
     fn a_signal_reaches_the_whole_group() {
-        let mut stream = begin(request(&[
-            "sh",
-            "-c",
-            "echo up; sleep 60; echo not reached",
-        ]));
-        assert_eq!(
-            Reply::read(&mut stream).unwrap(),
-            Some(Reply::Stdout(b"up\n".to_vec()))
-        );
-        Call::Signal(Signal::SIGINT as i32)
+        let script = "sh -c 'echo $$; exec sleep 60'; echo not reached";
+        let mut stream = begin(request(&["sh", "-c", script]));
+        let grandchild = printed_pid(&mut stream);
+        Call::Signal(Signal::SIGTERM as i32)
             .write(&mut stream)
             .unwrap();
         let (out, _, last) = finish(stream);
-        assert_eq!((out.as_str(), last), ("", Reply::Exit(130)));
+        assert_eq!((out.as_str(), last), ("", Reply::Exit(143)));
+        assert!(ends(grandchild));
     }
 
     #[test]
@@ -494,15 +504,8 @@ mod tests {
     #[test]
     fn a_client_that_goes_takes_its_command_along() {
         let mut stream = begin(request(&["sh", "-c", "echo $$; exec sleep 60"]));
-        let Some(Reply::Stdout(line)) = Reply::read(&mut stream).unwrap() else {
-            panic!()
-        };
-        let pid: i32 = String::from_utf8(line).unwrap().trim().parse().unwrap();
+        let pid = printed_pid(&mut stream);
         drop(stream);
-        let gone = || !Path::new(&format!("/proc/{pid}")).exists();
-        assert!((0..100).any(|_| {
-            thread::sleep(Duration::from_millis(50));
-            gone()
-        }));
+        assert!(ends(pid));
     }
 }
