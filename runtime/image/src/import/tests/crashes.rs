@@ -1,0 +1,177 @@
+//! A crash at any step, damage on disk, restarts.
+
+use super::*;
+
+/// Does `body` with a store, and checks what a crash at each of its steps
+/// leaves. Returns the steps.
+fn crash_at_each_step(bench: &Bench, body: impl FnOnce()) -> Vec<&'static str> {
+    let steps = std::rc::Rc::new(std::cell::RefCell::new(Vec::new()));
+    let (dir, seen) = (bench.store.dir().to_owned(), steps.clone());
+    let archive = bench.write("again.tar", &simple().archive());
+    crate::steps::watching(
+        move |step| {
+            seen.borrow_mut().push(step);
+            let copy = copy_of(&dir);
+            // What a crash amid a write leaves.
+            std::fs::write(copy.path().join("tmp/left-over"), b"x").unwrap();
+            let store = Store::open(copy.path()).unwrap();
+            assert!(
+                store.problems().is_empty(),
+                "after {step}: {:?}",
+                store.problems()
+            );
+            assert_eq!(
+                std::fs::read_dir(copy.path().join("tmp")).unwrap().count(),
+                0
+            );
+            for image in store.list() {
+                assert!(
+                    image.layers.iter().all(|layer| layer.erofs_path.exists()),
+                    "after {step}"
+                );
+            }
+            store
+                .import(&archive, &ImportOptions::default(), &|_| {})
+                .unwrap();
+            for image in store.list() {
+                store.remove(&image.id.to_string()).unwrap();
+            }
+            store.collect().unwrap();
+            assert_eq!(
+                std::fs::read_dir(copy.path().join("layers"))
+                    .unwrap()
+                    .count(),
+                0
+            );
+            assert_eq!(
+                std::fs::read_dir(copy.path().join("blobs/sha256"))
+                    .unwrap()
+                    .count(),
+                0
+            );
+        },
+        body,
+    );
+    steps.take()
+}
+
+#[test]
+fn a_crash_at_any_step_leaves_a_sound_store() {
+    let bench = Bench::new();
+    let archive = simple().archive();
+    let steps = crash_at_each_step(&bench, || drop(bench.import(&archive).unwrap()));
+    for step in [
+        "layer written",
+        "layer renamed",
+        "layer recorded",
+        "blob written",
+        "image recorded",
+    ] {
+        assert!(steps.contains(&step), "{step} in {steps:?}");
+    }
+    let steps = crash_at_each_step(&bench, || {
+        drop(bench.store.remove("registry.test/app:v1").unwrap())
+    });
+    for step in ["image forgotten", "layer forgotten"] {
+        assert!(steps.contains(&step), "{step} in {steps:?}");
+    }
+}
+
+#[test]
+fn damage_in_the_store_is_set_aside_and_mended() {
+    let bench = Bench::new();
+    let archive = simple().archive();
+    let image = bench.import(&archive).unwrap().images[0].clone();
+    let mut parts = Parts::new();
+    let whole = parts.image("amd64", &[("", &layer("whole"))]);
+    parts.name(whole, "whole:1");
+    bench.import(&parts.archive()).unwrap();
+
+    let damages: [&dyn Fn(&Path); 3] = [
+        &|dir| {
+            std::fs::remove_file(
+                dir.join("layers")
+                    .join(image.layers[1].erofs_path.file_name().unwrap()),
+            )
+            .unwrap()
+        },
+        &|dir| {
+            let path = dir
+                .join("layers")
+                .join(image.layers[1].erofs_path.file_name().unwrap());
+            std::fs::remove_file(&path).unwrap();
+            std::fs::write(&path, b"short").unwrap();
+        },
+        &|dir| std::fs::write(dir.join("blobs/sha256").join(image.id.hex()), b"{}").unwrap(),
+    ];
+    for damage in damages {
+        let copy = copy_of(bench.store.dir());
+        damage(copy.path());
+        let store = Store::open(copy.path()).unwrap();
+        assert_eq!(store.problems().len(), 1, "{:?}", store.problems());
+        assert_eq!(store.list().len(), 1);
+        assert!(store.resolve("whole:1").is_ok());
+        assert!(store.resolve("registry.test/app:v1").is_err());
+        // Import mends it, in place.
+        let path = bench.write("mend.tar", &archive);
+        store
+            .import(&path, &ImportOptions::default(), &|_| {})
+            .unwrap();
+        assert!(store.problems().is_empty());
+        assert_eq!(
+            store.resolve("registry.test/app:v1").unwrap().layers.len(),
+            3
+        );
+    }
+    // Or it can be removed by its name.
+    let copy = copy_of(bench.store.dir());
+    damages[0](copy.path());
+    let store = Store::open(copy.path()).unwrap();
+    store.remove("registry.test/app:v1").unwrap();
+    assert!(store.problems().is_empty());
+    assert!(store.resolve("whole:1").is_ok());
+}
+
+#[test]
+fn an_unreadable_record_hides_no_other() {
+    let bench = Bench::new();
+    bench.import(&simple().archive()).unwrap();
+    let copy = copy_of(bench.store.dir());
+    let records = crate::records::Records::open(&copy.path().join("images.redb")).unwrap();
+    records.put_raw_image(&Digest::of(b"bad").hex(), b"{ not json");
+    records.put_raw_image(&Digest::of(b"new").hex(), br#"{"schema":99}"#);
+    drop(records);
+    let store = Store::open(copy.path()).unwrap();
+    assert_eq!(store.list().len(), 1);
+    assert_eq!(store.problems().len(), 2, "{:?}", store.problems());
+}
+
+#[test]
+fn the_store_survives_a_restart() {
+    let bench = Bench::new();
+    let image = bench.import(&simple().archive()).unwrap().images[0].clone();
+    bench.store.set_pinned(&image.id, true).unwrap();
+    let Bench { dir, store } = bench;
+    let path = store.dir().to_owned();
+    assert!(
+        matches!(Store::open(&path), Err(Error::Database { .. })),
+        "two daemons on one store"
+    );
+    drop(store);
+    let store = Store::open(&path).unwrap();
+    let again = store.resolve("registry.test/app:v1").unwrap();
+    assert!(again.pinned);
+    assert_eq!(
+        *again,
+        Image {
+            pinned: true,
+            ..(*image).clone()
+        }
+    );
+    let info = store.fs_info().unwrap();
+    assert!(
+        info.used_bytes >= again.size_bytes / 2 && info.inodes_used > 5,
+        "{info:?}"
+    );
+    drop(dir);
+}
