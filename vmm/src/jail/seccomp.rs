@@ -8,7 +8,7 @@
 
 use std::{collections::BTreeMap, io};
 
-use bulkhead_virtio::{blk, console, rng, vsock, worker};
+use bulkhead_virtio::{blk, console, net, rng, vsock, worker};
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen as Len, SeccompCmpOp as Op, SeccompCondition,
     SeccompFilter, SeccompRule, TargetArch,
@@ -45,6 +45,7 @@ const COMMON: &[Call] = &[
     ("mprotect", "stack guards; never executable"),
     ("madvise", "heap: giving memory back"),
     ("close", "descriptors that are done with"),
+    ("fcntl", "closing in debug builds looks first (F_GETFD); more in some kinds"),
     ("rt_sigreturn", "the end of the kick's handler"),
     ("rt_sigprocmask", "the start and end of threads"),
     ("sigaltstack", "the start and end of threads"),
@@ -75,7 +76,6 @@ const MAIN: &[Call] = &[
     ("epoll_wait", "the event loop"),
     ("epoll_pwait", "the event loop, by musl"),
     ("epoll_ctl", "the event loop"),
-    ("fcntl", "non-blocking, close-on-exec"),
     ("ioctl", "non-blocking sockets (FIONBIO)"),
 ];
 
@@ -94,7 +94,6 @@ const DEVICES: &[Call] = &[
     ("sched_getaffinity", "the size of stacks"),
     ("eventfd2", "kicks and interrupts"),
     ("epoll_create1", "workers' event loops"),
-    ("fcntl", "duplicates of descriptors; non-blocking"),
     ("dup", "duplicates of descriptors"),
     ("fstat", "the size of a disk added later"),
     ("statx", "the size of a disk added later"),
@@ -109,7 +108,6 @@ const WORKER: &[Call] = &[
     ("set_robust_list", "the start of a thread"),
     ("rseq", "the start of a thread"),
     ("sched_getaffinity", "the start of a thread"),
-    ("fcntl", "non-blocking descriptors"),
 ];
 
 /// KVM_RUN and the routes of interrupts, masked and unmasked by vCPUs.
@@ -208,7 +206,7 @@ impl Filters {
 /// The workers, and the system calls that each lists for itself.
 const WORKERS: &[(&str, &[&str])] = &[
     (blk::WORKER, blk::SYSCALLS),
-    ("net", &["readv", "writev"]),
+    (net::WORKER, net::SYSCALLS),
     (vsock::WORKER, vsock::SYSCALLS),
     (rng::WORKER, rng::SYSCALLS),
     (console::WORKER, console::SYSCALLS),
@@ -271,6 +269,10 @@ fn rules(kind: &Kind, name: &str) -> io::Result<Vec<SeccompRule>> {
             .iter()
             .map(|&request| equals(1, request.into()))
             .collect(),
+        "fcntl" => fcntls(kind)
+            .iter()
+            .map(|&command| equals(1, u64::from(command.unsigned_abs())))
+            .collect(),
         "socket" => Ok(vec![equals(0, u64::from(libc::AF_UNIX.unsigned_abs()))?]),
         "tgkill" => Ok(vec![equals(0, std::process::id().into())?]),
         "prctl" => [libc::PR_SET_NAME, libc::PR_SET_NO_NEW_PRIVS, libc::PR_SET_SECCOMP]
@@ -278,6 +280,22 @@ fn rules(kind: &Kind, name: &str) -> io::Result<Vec<SeccompRule>> {
             .map(|option| equals(0, u64::from(option.unsigned_abs())))
             .collect(),
         _ => Ok(Vec::new()),
+    }
+}
+
+/// vCPUs have nothing to configure; others set descriptors up and duplicate them.
+fn fcntls(kind: &Kind) -> &'static [i32] {
+    const LOOK: &[i32] = &[libc::F_GETFD];
+    const SET_UP: &[i32] = &[
+        libc::F_GETFD,
+        libc::F_SETFD,
+        libc::F_GETFL,
+        libc::F_SETFL,
+        libc::F_DUPFD_CLOEXEC,
+    ];
+    match kind {
+        Kind::Vcpu => LOOK,
+        _ => SET_UP,
     }
 }
 

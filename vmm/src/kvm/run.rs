@@ -382,7 +382,9 @@ impl VcpuThread {
             match self.pause.load(Ordering::SeqCst) {
                 0 => thread::sleep(ENDED_POLL),
                 epoch if self.park(epoch) => {}
-                _ => return,
+                // The main thread is about to end the process. What this thread holds is
+                // not to be dropped here, under a vCPU's filter.
+                _ => thread::park(),
             }
         }
     }
