@@ -27,7 +27,7 @@ fn main() {
         let mut seed = first;
         while start.elapsed() < Duration::from_secs(seconds) {
             let mut random = Random::new(seed);
-            let len = random.len(4000);
+            let len = random.len(1500);
             target(&random.bytes(len));
             seed += 1;
         }

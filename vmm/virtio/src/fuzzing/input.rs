@@ -79,12 +79,8 @@ impl<'a> Input<'a> {
 pub(super) fn soup(data: &[u8]) -> Memory {
     let memory = guest_memory(MEMORY);
     if !data.is_empty() {
-        for at in (0..MEMORY).step_by(data.len()) {
-            let len = data.len().min(MEMORY - at);
-            memory
-                .write_slice(&data[..len], GuestAddress(at as u64))
-                .unwrap();
-        }
+        let bytes: Vec<u8> = data.iter().copied().cycle().take(MEMORY).collect();
+        memory.write_slice(&bytes, GuestAddress(0)).unwrap();
     }
     memory
 }
