@@ -134,7 +134,7 @@ impl BlkWorker {
                 self.hosted.push(None);
                 self.hosted.len() - 1
             });
-        poller.add(queue.kick_fd(), Edge::Level, place as u64)?;
+        poller.add(queue.kick_fd(), Edge::Event, place as u64)?;
         self.hosted[place] = Some(Hosted {
             id,
             disk,
@@ -223,24 +223,20 @@ impl Handler for BlkWorker {
             poller.add(fd, Edge::Level, ENGINE)?;
         }
         self.engine = Some(engine);
-        poller.add(self.mailbox.0.1.as_raw_fd(), Edge::Level, MAIL)
+        poller.add(self.mailbox.0.1.as_raw_fd(), Edge::Event, MAIL)
     }
 
     fn ready(&mut self, _: &Poller, token: u64, _: EventSet) {
         match token {
             // Looked at in every turn.
             ENGINE => {}
-            MAIL => {
-                let _ = self.mailbox.0.1.read();
-                self.mail = true;
-            }
+            MAIL => self.mail = true,
             place => {
                 let hosted = usize::try_from(place)
                     .ok()
                     .and_then(|place| self.hosted.get_mut(place)?.as_mut());
-                // A queue that was detached since has no kick to take.
+                // A queue may have been detached since.
                 if let Some(hosted) = hosted {
-                    hosted.queue.take_kick();
                     hosted.runnable = true;
                 }
             }

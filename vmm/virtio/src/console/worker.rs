@@ -64,16 +64,13 @@ impl Handler for ConsoleWorker {
     /// type, which is never.
     fn start(&mut self, poller: &Poller) -> io::Result<()> {
         match self.queues.get(OUTPUT) {
-            Some(queue) => poller.add(queue.kick_fd(), Edge::Level, OUTPUT as u64),
+            Some(queue) => poller.add(queue.kick_fd(), Edge::Event, OUTPUT as u64),
             None => Ok(()),
         }
     }
 
-    fn ready(&mut self, _: &Poller, _token: u64, _: EventSet) {
-        if let Some(queue) = self.queues.get(OUTPUT) {
-            queue.take_kick();
-        }
-    }
+    /// A kick: the turn after it looks.
+    fn ready(&mut self, _: &Poller, _token: u64, _: EventSet) {}
 
     fn turn(&mut self, _: &Poller) -> Next {
         if self.serve() {

@@ -101,7 +101,7 @@ impl NetWorker {
 impl Handler for NetWorker {
     fn start(&mut self, poller: &Poller) -> io::Result<()> {
         for (token, queue) in (0..).zip(&self.queues) {
-            poller.add(queue.kick_fd(), Edge::Level, token)?;
+            poller.add(queue.kick_fd(), Edge::Event, token)?;
         }
         poller.add(self.tap.as_fd().as_raw_fd(), Edge::Triggered, TAP)
     }
@@ -112,10 +112,8 @@ impl Handler for NetWorker {
             self.readable |= broken || events.contains(EventSet::IN);
             self.writable |= broken || events.contains(EventSet::OUT);
         } else if token == TX as u64 {
-            self.queues[TX].take_kick();
             self.frames = true;
         } else {
-            self.queues[RX].take_kick();
             self.starved = false;
         }
     }

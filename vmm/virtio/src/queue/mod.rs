@@ -357,15 +357,9 @@ impl Queue {
         }
     }
 
-    /// The descriptor to wait on for kicks.
+    /// The descriptor to wait on for kicks, by [`Edge::Event`](crate::worker::Edge::Event).
     pub fn kick_fd(&self) -> RawFd {
         self.kick.as_raw_fd()
-    }
-
-    /// Takes the kick that made [`kick_fd`](Self::kick_fd) readable.
-    pub fn take_kick(&self) {
-        // Nothing is lost when another wake-up took it already.
-        let _ = self.kick.read();
     }
 
     /// What to give back at stop, and to save.

@@ -42,16 +42,13 @@ impl RngWorker {
 impl Handler for RngWorker {
     fn start(&mut self, poller: &Poller) -> io::Result<()> {
         for (token, queue) in (0..).zip(&self.queues) {
-            poller.add(queue.kick_fd(), Edge::Level, token)?;
+            poller.add(queue.kick_fd(), Edge::Event, token)?;
         }
         Ok(())
     }
 
-    fn ready(&mut self, _: &Poller, _token: u64, _: EventSet) {
-        for queue in &self.queues {
-            queue.take_kick();
-        }
-    }
+    /// A kick: the turn after it looks.
+    fn ready(&mut self, _: &Poller, _token: u64, _: EventSet) {}
 
     fn turn(&mut self, _: &Poller) -> Next {
         let mut next = Next::Wait;

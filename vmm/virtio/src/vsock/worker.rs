@@ -107,7 +107,7 @@ impl VsockWorker {
 impl Handler for VsockWorker {
     fn start(&mut self, poller: &Poller) -> io::Result<()> {
         for (token, queue) in (0..).zip(&self.queues) {
-            poller.add(queue.kick_fd(), Edge::Level, token)?;
+            poller.add(queue.kick_fd(), Edge::Event, token)?;
         }
         poller.add(self.muxer.listener_fd(), Edge::Triggered, LISTENER)
     }
@@ -117,11 +117,8 @@ impl Handler for VsockWorker {
             LISTENER => self.muxer.listener_ready(),
             socket if socket > LISTENER => self.muxer.socket_ready(token, events),
             queue => {
-                // 0 to 2.
-                let queue = usize::try_from(queue).unwrap_or(EVENT);
-                self.queues[queue].take_kick();
-                self.packets |= queue == TX;
-                self.starved &= queue != RX;
+                self.packets |= queue == TX as u64;
+                self.starved &= queue != RX as u64;
             }
         }
     }

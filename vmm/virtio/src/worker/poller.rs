@@ -8,8 +8,11 @@ use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 /// How a descriptor reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Edge {
-    /// As long as it is readable: for event descriptors, which are read at once.
+    /// As long as it is readable.
     Level,
+    /// At every write, whatever was there before: for event descriptors, which then need no
+    /// read. (An eventfd wakes its waiters at each write; its counter never gets near its end.)
+    Event,
     /// When it becomes readable or writable, once: for taps and sockets, whose readiness the
     /// handler remembers until an `EAGAIN`. No queue without buffers makes the loop spin.
     Triggered,
@@ -38,6 +41,7 @@ impl Poller {
     pub fn add(&self, fd: RawFd, edge: Edge, token: u64) -> io::Result<()> {
         let events = match edge {
             Edge::Level => EventSet::IN,
+            Edge::Event => EventSet::IN | EventSet::EDGE_TRIGGERED,
             Edge::Triggered => {
                 EventSet::IN | EventSet::OUT | EventSet::READ_HANG_UP | EventSet::EDGE_TRIGGERED
             }
