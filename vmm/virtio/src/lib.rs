@@ -44,6 +44,8 @@ pub mod device;
 pub mod features;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
+#[cfg(test)]
+mod malice;
 pub mod net;
 pub mod queue;
 pub mod rng;
