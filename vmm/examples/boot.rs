@@ -148,7 +148,11 @@ fn run(mut options: Options, dir: &Path) -> Result<()> {
     let report = fs::read(dir.join(EXIT_REPORT)).unwrap_or_default();
     if let Ok(report) = serde_json::from_slice::<ExitReport>(&report) {
         println!("why   {}: {}", report.reason, report.message);
-        println!("exits {} {:?}", report.exits.values().sum::<u64>(), report.exits);
+        println!(
+            "exits {} {:?}",
+            report.exits.values().sum::<u64>(),
+            report.exits
+        );
         println!("console:\n{}", report.console);
     } else {
         println!("no exit report ({} bytes)", report.len());
@@ -169,6 +173,7 @@ fn drive(
     due.extend(options.stop_at.map(|at| (at, Act::Stop)));
     while child.try_wait()?.is_none() {
         if start.elapsed() > options.timeout {
+            act_now(Act::Status, &Options::default(), control, handover)?;
             return Err("timed out".into());
         }
         match due.front() {
@@ -220,6 +225,12 @@ fn act_now(act: Act, options: &Options, control: &Path, handover: &Path) -> Resu
                 println!("exits {} {:?}", exits.total, exits.by_reason);
                 println!("      {:?}", exits.by_device);
                 weigh(status.pid)?;
+                let console = client
+                    .console(context(), &vmm::ConsoleRequest::new())
+                    .await?;
+                let tail = String::from_utf8_lossy(&console.tail);
+                let lines: Vec<_> = tail.lines().collect();
+                println!("last  {:#?}", lines.rchunks(8).next().unwrap_or_default());
             }
         }
         Ok(())
@@ -244,7 +255,11 @@ fn print_status(status: &vmm::StatusResponse) {
             "{} {} {} {}",
             device.pci,
             device.name,
-            if device.activated { "active" } else { "inactive" },
+            if device.activated {
+                "active"
+            } else {
+                "inactive"
+            },
             device.failure
         );
     }
@@ -353,7 +368,10 @@ mod tap {
     use super::{AsRawFd, File, OpenOptions, Result};
 
     pub(crate) fn open(name: &str) -> Result<File> {
-        let file = OpenOptions::new().read(true).write(true).open("/dev/net/tun")?;
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open("/dev/net/tun")?;
         let mut request = [0u8; 40];
         for (place, byte) in request.iter_mut().zip(name.bytes().take(15)) {
             *place = byte;

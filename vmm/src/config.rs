@@ -293,7 +293,10 @@ fn check_pod_id(id: &str) -> Result<(), ConfigError> {
 fn check_vcpus(boot: u32, max: u32) -> Result<(), ConfigError> {
     let most = layout::MAX_VCPUS;
     if boot == 0 || boot > most {
-        return Err(field("boot_vcpus", format!("{boot} is not within 1..={most}")));
+        return Err(field(
+            "boot_vcpus",
+            format!("{boot} is not within 1..={most}"),
+        ));
     }
     if max != 0 && !(boot..=most).contains(&max) {
         return Err(field(
@@ -377,7 +380,10 @@ fn check_cid(cid: u32) -> Result<u32, ConfigError> {
 fn check_prefix(prefix: &str) -> Result<String, ConfigError> {
     let name = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     // A unix socket's path holds 108 bytes; the port adds up to 11.
-    if prefix.is_empty() || prefix.len() > 64 || prefix.starts_with('.') || !prefix.chars().all(name)
+    if prefix.is_empty()
+        || prefix.len() > 64
+        || prefix.starts_with('.')
+        || !prefix.chars().all(name)
     {
         return Err(field(
             "vsock.uds_prefix",
@@ -519,7 +525,12 @@ mod tests {
             parse_mac("02:1a:ff:00:00:01").unwrap(),
             [2, 0x1a, 0xff, 0, 0, 1]
         );
-        for bad in ["", "02:1a:ff:00:00", "02:1a:ff:00:00:01:02", "+2:00:00:00:00:01"] {
+        for bad in [
+            "",
+            "02:1a:ff:00:00",
+            "02:1a:ff:00:00:01:02",
+            "+2:00:00:00:00:01",
+        ] {
             assert!(parse_mac(bad).is_err(), "{bad}");
         }
     }

@@ -174,7 +174,11 @@ mod tests {
         file.write_all(b"abc").unwrap();
         std::io::Seek::rewind(&mut file).unwrap();
         let number = file.as_raw_fd();
-        let number = if number > 2 { file.into_raw_fd() } else { number };
+        let number = if number > 2 {
+            file.into_raw_fd()
+        } else {
+            number
+        };
         assert_eq!(read_config(Fd(number)).unwrap(), b"abc");
         assert!(read_config(Fd(number)).is_err());
         let long = tempfile::tempfile().unwrap();

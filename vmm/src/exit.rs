@@ -114,7 +114,10 @@ mod tests {
             .write(&report)
             .unwrap();
         let bytes = std::fs::read(dir.path().join(EXIT_REPORT)).unwrap();
-        assert_eq!(serde_json::from_slice::<ExitReport>(&bytes).unwrap(), report);
+        assert_eq!(
+            serde_json::from_slice::<ExitReport>(&bytes).unwrap(),
+            report
+        );
     }
 
     #[test]

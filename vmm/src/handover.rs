@@ -17,9 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, recvmsg,
-};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, recvmsg};
 use tokio::{
     io::{AsyncWriteExt, Interest},
     net::{UnixListener, UnixStream as AsyncStream},
@@ -48,7 +46,9 @@ const REFUSED: u8 = 1;
 #[derive(Debug, thiserror::Error)]
 pub enum HandoverError {
     /// Not one token with one descriptor.
-    #[error("a handover is one message of 16 bytes with one descriptor, not {bytes} bytes with {descriptors}")]
+    #[error(
+        "a handover is one message of 16 bytes with one descriptor, not {bytes} bytes with {descriptors}"
+    )]
     Message {
         /// Bytes received.
         bytes: usize,

@@ -15,12 +15,13 @@
 //!                   0xfffb_d000  KVM's TSS, 3 pages (Intel, real mode)
 //! 0x01_0000_0000  high RAM, when there is more than 3 GiB
 //!                 ... room for memory that can be plugged ...
-//! 0x40_0000_0000  64-bit PCI window: one 16 KiB BAR for each of the 256
-//!                 device+function numbers, at base + devfn * 16 KiB
+//! 0x40_0000_0000  64-bit PCI window: 256 slots of 16 KiB, one for each function's
+//!                 only BAR
 //! ```
 //!
-//! A BAR's address follows from its function's number and never moves, so neither
-//! an allocator nor a remapping can go wrong.
+//! A BAR begins in the slot that its function's number says. The guest may move it:
+//! Linux does with functions that appear after boot. As all BARs are of one size and
+//! on a multiple of it, each fills one slot of the window wherever it goes.
 
 /// A page, in bytes.
 pub const PAGE: u64 = 4096;
@@ -110,11 +111,7 @@ pub enum RangeKind {
 pub fn e820(bytes: u64) -> Vec<(u64, u64, RangeKind)> {
     let mut map = vec![
         (0, LOW_RAM_END, RangeKind::Ram),
-        (
-            ACPI_TABLES,
-            ACPI_TABLES_END - ACPI_TABLES,
-            RangeKind::Acpi,
-        ),
+        (ACPI_TABLES, ACPI_TABLES_END - ACPI_TABLES, RangeKind::Acpi),
         (
             HIGH_RAM_START,
             bytes.min(HOLE_START).saturating_sub(HIGH_RAM_START),
@@ -137,7 +134,7 @@ pub fn initramfs(bytes: u64, len: u64, kernel_end: u64) -> Option<u64> {
     (start >= kernel_end.checked_next_multiple_of(PAGE)?).then_some(start)
 }
 
-/// The address of a function's BAR; `devfn` is device << 3 | function.
+/// Where a function's BAR begins; `devfn` is device << 3 | function.
 #[must_use]
 pub const fn bar(devfn: u8) -> u64 {
     PCI_WINDOW + devfn as u64 * BAR_SIZE
@@ -153,11 +150,11 @@ pub enum Region {
         /// Offset in the function's 4 KiB.
         offset: u64,
     },
-    /// A function's BAR: its number and the offset within.
+    /// A slot of the PCI window, where a BAR may be.
     Bar {
-        /// device << 3 | function.
-        devfn: u8,
-        /// Offset in the BAR.
+        /// Address of the slot.
+        base: u64,
+        /// Offset in the slot.
         offset: u64,
     },
     /// Nothing is there.
@@ -169,12 +166,12 @@ pub enum Region {
 pub fn region(address: u64) -> Region {
     if let Some(offset) = within(address, ECAM, ECAM_SIZE) {
         Region::Ecam {
-            devfn: index(offset, PAGE),
+            devfn: u8::try_from(offset / PAGE).unwrap_or(u8::MAX),
             offset: offset % PAGE,
         }
     } else if let Some(offset) = within(address, PCI_WINDOW, PCI_WINDOW_SIZE) {
         Region::Bar {
-            devfn: index(offset, BAR_SIZE),
+            base: address - offset % BAR_SIZE,
             offset: offset % BAR_SIZE,
         }
     } else {
@@ -186,9 +183,10 @@ fn within(address: u64, base: u64, size: u64) -> Option<u64> {
     address.checked_sub(base).filter(|&offset| offset < size)
 }
 
-/// The slot of `offset` in a range of 256 slots of `size` bytes.
-fn index(offset: u64, size: u64) -> u8 {
-    u8::try_from(offset / size).unwrap_or(u8::MAX)
+/// Whether a BAR may be at `address`.
+#[must_use]
+pub fn is_bar_slot(address: u64) -> bool {
+    matches!(region(address), Region::Bar { offset: 0, .. })
 }
 
 const _: () = assert!(ECAM_SIZE == 256 * PAGE);
@@ -246,11 +244,14 @@ mod tests {
         assert_eq!(
             region(bar(9) + 0x1234),
             Region::Bar {
-                devfn: 9,
+                base: bar(9),
                 offset: 0x1234
             }
         );
         assert_eq!(region(PCI_WINDOW + PCI_WINDOW_SIZE), Region::Unknown);
         assert_eq!(region(u64::MAX), Region::Unknown);
+        assert!(is_bar_slot(bar(255)));
+        assert!(!is_bar_slot(bar(255) + 1));
+        assert!(!is_bar_slot(PCI_WINDOW + PCI_WINDOW_SIZE));
     }
 }

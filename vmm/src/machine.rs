@@ -164,7 +164,9 @@ impl RunningVm {
         timings.set(Milestone::Spawn, config.spawn_monotonic_ns);
         timings.reached(Milestone::Configured);
         let filters = match config.confinement {
-            Some(_) => Some(Arc::new(Filters::compile().map_err(|e| Fatal::internal(&e))?)),
+            Some(_) => Some(Arc::new(
+                Filters::compile().map_err(|e| Fatal::internal(&e))?,
+            )),
             None => None,
         };
         let vm = Vm::create(config.max_vcpus).map_err(|e| kvm_fatal(&e))?;
@@ -219,12 +221,15 @@ impl RunningVm {
                 None => Ok(()),
             }),
         };
-        let vcpus =
-            VcpuSet::start(&vm, config.max_vcpus, entry, Arc::new(machine)).map_err(|e| match &e {
+        let vcpus = VcpuSet::start(&vm, config.max_vcpus, entry, Arc::new(machine)).map_err(
+            |e| match &e {
                 StartError::Kvm(kvm) => kvm_fatal(kvm),
                 _ => Fatal::internal(&e),
-            })?;
-        let control = fds.listener(config.control).map_err(|e| Fatal::config(&e))?;
+            },
+        )?;
+        let control = fds
+            .listener(config.control)
+            .map_err(|e| Fatal::config(&e))?;
         let handover = config
             .handover
             .map(|fd| fds.listener(fd))
@@ -324,8 +329,7 @@ fn load(
         None => None,
         Some(fd) => {
             let file = fds.file(fd).map_err(|e| Fatal::config(&e))?;
-            let loaded =
-                boot::kernel::load_initramfs(guest.as_ref(), bytes, kernel.end, file);
+            let loaded = boot::kernel::load_initramfs(guest.as_ref(), bytes, kernel.end, file);
             Some(loaded.map_err(|e| Fatal::config(&e))?)
         }
     };
@@ -404,8 +408,8 @@ fn devices(
     }
     for disk in &config.disks {
         let file = fds.file(disk.file).map_err(|e| Fatal::config(&e))?;
-        let device =
-            new_disk(disk, file, pool).map_err(|e| unusable(&format!("disk {}", disk.serial), &e))?;
+        let device = new_disk(disk, file, pool)
+            .map_err(|e| unusable(&format!("disk {}", disk.serial), &e))?;
         devices.push(device);
     }
     Ok(devices)

@@ -22,7 +22,7 @@ use std::{
 use linux_loader::loader::{Elf, KernelLoader};
 use vm_memory::{
     Bytes, GuestAddress, GuestMemoryBackend, ReadVolatile, VolatileMemoryError, VolatileSlice,
-    bitmap::{Bitmap, BitmapSlice},
+    bitmap::BitmapSlice,
 };
 
 use crate::layout;
@@ -88,12 +88,11 @@ pub fn load<M: GuestMemoryBackend>(
         source,
     })?;
     let lowest = GuestAddress(layout::HIGH_RAM_START);
-    let loaded = Elf::load(guest, None, &mut source, Some(lowest)).map_err(|source| {
-        LoadError::Kernel {
+    let loaded =
+        Elf::load(guest, None, &mut source, Some(lowest)).map_err(|source| LoadError::Kernel {
             memory_bytes,
             source,
-        }
-    })?;
+        })?;
     let ram = layout::HIGH_RAM_START..memory_bytes.min(layout::HOLE_START);
     let entry = loaded.kernel_load.0;
     if !ram.contains(&entry) {
@@ -345,7 +344,12 @@ mod tests {
         let (address, len) =
             load_initramfs(memory.as_ref(), RAM, 20 << 20, file(&[5; 5000])).unwrap();
         assert_eq!((u64::from(address), len), (RAM - 8192, 5000));
-        assert_eq!(memory.read_obj::<u8>(GuestAddress(RAM - 8192 + 4999)).unwrap(), 5);
+        assert_eq!(
+            memory
+                .read_obj::<u8>(GuestAddress(RAM - 8192 + 4999))
+                .unwrap(),
+            5
+        );
         let big = tempfile::tempfile().unwrap();
         big.set_len(RAM).unwrap();
         assert!(matches!(

@@ -49,7 +49,7 @@ mod tests {
         assert_eq!(read(layout::PML4) & !0xfff, layout::PDPT);
         assert_eq!(read(layout::PDPT) & !0xfff, layout::PD);
         for page in [0u64, 8, 511] {
-            assert_eq!(read(layout::PD + page * 8), page * (2 << 20) | 0x83);
+            assert_eq!(read(layout::PD + page * 8), (page * (2 << 20)) | 0x83);
         }
         assert_eq!(read(layout::GDT + u64::from(CODE_SELECTOR)), GDT[2]);
     }

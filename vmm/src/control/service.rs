@@ -54,11 +54,7 @@ fn ending<E>(_: E) -> ttrpc::Error {
 
 #[async_trait]
 impl vmm_ttrpc::Vmm for Service {
-    async fn status(
-        &self,
-        _: &TtrpcContext,
-        _: StatusRequest,
-    ) -> ttrpc::Result<StatusResponse> {
+    async fn status(&self, _: &TtrpcContext, _: StatusRequest) -> ttrpc::Result<StatusResponse> {
         let mut response = StatusResponse::new();
         response.state = if self.vm.vcpus.is_paused() {
             State::PAUSED.into()
@@ -133,11 +129,7 @@ impl vmm_ttrpc::Vmm for Service {
         Ok(Empty::new())
     }
 
-    async fn console(
-        &self,
-        _: &TtrpcContext,
-        _: ConsoleRequest,
-    ) -> ttrpc::Result<ConsoleResponse> {
+    async fn console(&self, _: &TtrpcContext, _: ConsoleRequest) -> ttrpc::Result<ConsoleResponse> {
         let (tail, total) = self.vm.console.tail();
         let mut response = ConsoleResponse::new();
         response.tail = tail;

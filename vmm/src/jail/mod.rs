@@ -55,7 +55,9 @@ pub fn enter_cgroup(procs: std::fs::File) -> Result<(), JailError> {
 pub fn confine(run_dir: &Path, who: Confinement) -> Result<(), JailError> {
     system::limit_descriptors(MAX_DESCRIPTORS).map_err(step("limit descriptors"))?;
     system::no_core_dumps().map_err(step("rule core dumps out"))?;
-    system::unshare().map_err(step("enter namespaces of its own; it must be started as root"))?;
+    system::unshare().map_err(step(
+        "enter namespaces of its own; it must be started as root",
+    ))?;
     system::change_root(run_dir).map_err(step("make the run directory its root"))?;
     system::drop_capability_bounds().map_err(step("drop capabilities"))?;
     system::become_user(who.uid, who.gid).map_err(step("become the pod's user"))?;

@@ -45,7 +45,10 @@ const COMMON: &[Call] = &[
     ("mprotect", "stack guards; never executable"),
     ("madvise", "heap: giving memory back"),
     ("close", "descriptors that are done with"),
-    ("fcntl", "closing in debug builds looks first (F_GETFD); more in some kinds"),
+    (
+        "fcntl",
+        "closing in debug builds looks first (F_GETFD); more in some kinds",
+    ),
     ("rt_sigreturn", "the end of the kick's handler"),
     ("rt_sigprocmask", "the start and end of threads"),
     ("sigaltstack", "the start and end of threads"),
@@ -86,7 +89,10 @@ const VCPU: &[Call] = &[("ioctl", "KVM_RUN, interrupt routes, vCPU state")];
 const DEVICES: &[Call] = &[
     ("clone", "worker threads"),
     ("clone3", "worker threads"),
-    ("prctl", "thread names, no new privileges, the workers' filters"),
+    (
+        "prctl",
+        "thread names, no new privileges, the workers' filters",
+    ),
     ("seccomp", "the workers' filters"),
     ("set_robust_list", "the start of threads"),
     ("rseq", "the start of threads"),
@@ -98,7 +104,10 @@ const DEVICES: &[Call] = &[
     ("fstat", "the size of a disk added later"),
     ("statx", "the size of a disk added later"),
     ("lseek", "the size of a block device added later"),
-    ("ioctl", "KVM: notifications and interrupt routes; tap and block device set-up"),
+    (
+        "ioctl",
+        "KVM: notifications and interrupt routes; tap and block device set-up",
+    ),
 ];
 
 /// What a worker does before it has its own filter, and at its end.
@@ -275,10 +284,14 @@ fn rules(kind: &Kind, name: &str) -> io::Result<Vec<SeccompRule>> {
             .collect(),
         "socket" => Ok(vec![equals(0, u64::from(libc::AF_UNIX.unsigned_abs()))?]),
         "tgkill" => Ok(vec![equals(0, std::process::id().into())?]),
-        "prctl" => [libc::PR_SET_NAME, libc::PR_SET_NO_NEW_PRIVS, libc::PR_SET_SECCOMP]
-            .into_iter()
-            .map(|option| equals(0, u64::from(option.unsigned_abs())))
-            .collect(),
+        "prctl" => [
+            libc::PR_SET_NAME,
+            libc::PR_SET_NO_NEW_PRIVS,
+            libc::PR_SET_SECCOMP,
+        ]
+        .into_iter()
+        .map(|option| equals(0, u64::from(option.unsigned_abs())))
+        .collect(),
         _ => Ok(Vec::new()),
     }
 }

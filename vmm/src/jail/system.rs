@@ -2,13 +2,7 @@
 
 #![allow(unsafe_code)] // libc calls that take no memory of ours but C strings
 
-use std::{
-    ffi::CString,
-    io,
-    os::unix::ffi::OsStrExt,
-    path::Path,
-    ptr,
-};
+use std::{ffi::CString, io, os::unix::ffi::OsStrExt, path::Path, ptr};
 
 /// The result of a system call that returns -1 on failure.
 fn check(result: impl Into<i64>) -> io::Result<()> {
@@ -59,11 +53,7 @@ pub(super) fn change_root(directory: &Path) -> io::Result<()> {
         check(unsafe { libc::mount(source, target, ptr::null(), flags, ptr::null()) })
     };
     // Nothing done here may reach the host's namespace.
-    mount(
-        ptr::null(),
-        c"/".as_ptr(),
-        libc::MS_REC | libc::MS_PRIVATE,
-    )?;
+    mount(ptr::null(), c"/".as_ptr(), libc::MS_REC | libc::MS_PRIVATE)?;
     // pivot_root wants a mount point. Nothing in it is a device, a program or setuid.
     mount(path.as_ptr(), path.as_ptr(), libc::MS_BIND)?;
     mount(
@@ -94,7 +84,15 @@ pub(super) fn drop_capability_bounds() -> io::Result<()> {
         }
     }
     // SAFETY: takes numbers.
-    check(unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) })
+    check(unsafe {
+        libc::prctl(
+            libc::PR_CAP_AMBIENT,
+            libc::PR_CAP_AMBIENT_CLEAR_ALL,
+            0,
+            0,
+            0,
+        )
+    })
 }
 
 /// Groups first: afterwards there is no right to change them. Leaving uid 0 clears

@@ -19,8 +19,8 @@ use std::{io, sync::Arc};
 
 use bulkhead_virtio::device::Memory;
 use kvm_bindings::{
-    CpuId, KVM_CAP_SPLIT_IRQCHIP, KVM_MAX_CPUID_ENTRIES,
-    kvm_enable_cap, kvm_userspace_memory_region,
+    CpuId, KVM_CAP_SPLIT_IRQCHIP, KVM_MAX_CPUID_ENTRIES, kvm_enable_cap,
+    kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Cap, Kvm, VmFd};
 use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
@@ -207,4 +207,3 @@ fn disable_pmu(vm: &VmFd) {
         tracing::debug!("KVM cannot switch its performance counters off");
     }
 }
-

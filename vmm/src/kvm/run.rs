@@ -23,7 +23,10 @@ use std::{
 use bulkhead_vmm_api::ExitReason;
 use kvm_ioctls::{VcpuExit, VcpuFd};
 
-use super::{Exit, ExitCounters, KvmError, Vm, VcpuState, kick::{self, Kick}};
+use super::{
+    Exit, ExitCounters, KvmError, VcpuState, Vm,
+    kick::{self, Kick},
+};
 use crate::{
     devices::Ports,
     pci::PciBus,

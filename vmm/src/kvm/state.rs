@@ -176,6 +176,7 @@ pub(super) fn write_msrs(vcpu: &VcpuFd, values: &[(u32, u64)]) -> Result<(), Kvm
 }
 
 fn wrap(entries: &[kvm_msr_entry]) -> Result<Msrs, KvmError> {
-    Msrs::from_entries(entries)
-        .map_err(|_| ioctl("take so many model specific registers")(kvm_ioctls::Error::new(libc::E2BIG)))
+    Msrs::from_entries(entries).map_err(|_| {
+        ioctl("take so many model specific registers")(kvm_ioctls::Error::new(libc::E2BIG))
+    })
 }

@@ -106,6 +106,16 @@ impl PciBus {
         self.read().get(usize::from(devfn)).cloned().flatten()
     }
 
+    /// The function whose BAR answers at `base`: in its own slot as a rule.
+    fn function_with_bar(&self, base: u64) -> Option<Arc<VirtioFunction>> {
+        let functions = self.read();
+        let answers = |function: &&Arc<VirtioFunction>| function.answers(base);
+        let slot = usize::try_from((base - layout::PCI_WINDOW) / layout::BAR_SIZE).ok()?;
+        let own = functions.get(slot).and_then(Option::as_ref).filter(answers);
+        own.or_else(|| functions.iter().flatten().find(answers))
+            .cloned()
+    }
+
     /// A vCPU reads `data.len()` bytes at a guest-physical address outside RAM. What
     /// nothing answers reads as all ones.
     pub fn mmio_read(&self, address: u64, data: &mut [u8]) -> Exit {
@@ -119,7 +129,7 @@ impl PciBus {
                     Exit::EcamRead
                 }
             },
-            Region::Bar { devfn, offset } => match self.function(devfn) {
+            Region::Bar { base, offset } => match self.function_with_bar(base) {
                 Some(function) => function.bar_read(offset, data),
                 None => {
                     data.fill(0xff);
@@ -142,7 +152,7 @@ impl PciBus {
                 }
                 None => Exit::EcamWrite,
             },
-            Region::Bar { devfn, offset } => match self.function(devfn) {
+            Region::Bar { base, offset } => match self.function_with_bar(base) {
                 Some(function) => function.bar_write(offset, data),
                 None => Exit::MmioUnknownWrite,
             },
@@ -192,6 +202,31 @@ mod tests {
         let bus = PciBus::default();
         fill(&bus, crate::config::MAX_DEVICES);
         assert_eq!(bus.next_free(), Err(SlotError::Full));
+    }
+
+    #[test]
+    fn a_moved_bar_is_found_where_it_went() {
+        let bus = PciBus::default();
+        fill(&bus, 2);
+        let queues = |base: u64| {
+            let mut data = [0; 2];
+            bus.mmio_read(base + 0x12, &mut data);
+            u16::from_le_bytes(data)
+        };
+        assert_eq!(
+            (queues(layout::bar(8)), queues(layout::bar(0))),
+            (2, 0xffff)
+        );
+        let config = ECAM + 8 * 4096;
+        bus.mmio_write(config + 4, &[0, 0]);
+        assert_eq!(queues(layout::bar(8)), 0xffff, "memory accesses are off");
+        bus.mmio_write(config + 0x10, &4u32.to_le_bytes());
+        bus.mmio_write(config + 4, &[2, 0]);
+        assert_eq!(
+            (queues(layout::bar(8)), queues(layout::bar(0))),
+            (0xffff, 2)
+        );
+        assert_eq!(queues(layout::bar(9)), 2);
     }
 
     #[test]

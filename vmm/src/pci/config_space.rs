@@ -1,11 +1,12 @@
 //! A function's configuration space (PCI 3.0, section 6.1): a type 0 header with one
 //! 64-bit BAR and a list of capabilities.
 //!
-//! Registers are bytes with a mask of what the driver may change. Two of them act:
-//! the BAR, which answers sizing but stays where it is, and whatever capability its
-//! owner watches through [`Write`].
+//! Registers are bytes with a mask of what the driver may change. The address bits of
+//! a BAR below its size are not writable, which is how software finds the size
+//! (section 6.2.5.1). What a write means is its owner's business ([`Write`]).
 
 use super::{read_registers, value};
+use crate::layout;
 
 /// Size of the conventional configuration space.
 pub const SIZE: usize = 256;
@@ -49,6 +50,8 @@ pub struct Identity {
 pub struct Write {
     /// The capability (its offset) that the write fell into, if it did.
     pub capability: Option<usize>,
+    /// Whether the command register or the BAR was written.
+    pub decoding: bool,
 }
 
 /// The registers.
@@ -56,14 +59,12 @@ pub struct Write {
 pub struct ConfigSpace {
     registers: [u8; SIZE],
     writable: [u8; SIZE],
-    bar: u64,
-    bar_size: u64,
     /// Start and end of each capability.
     capabilities: Vec<(usize, usize)>,
 }
 
 impl ConfigSpace {
-    /// A function with a BAR of `bar_size` bytes (a power of two) fixed at `bar`.
+    /// A function with a BAR of `bar_size` bytes (a power of two), at `bar` for now.
     ///
     /// Function 0 always says that its device has more functions, so that a rescan
     /// finds those that are added later.
@@ -72,8 +73,6 @@ impl ConfigSpace {
         let mut space = Self {
             registers: [0; SIZE],
             writable: [0; SIZE],
-            bar,
-            bar_size,
             capabilities: Vec::new(),
         };
         space.set(0x00, &identity.vendor.to_le_bytes());
@@ -90,6 +89,7 @@ impl ConfigSpace {
         space.set(0x2e, &identity.subsystem.to_le_bytes());
         let command = COMMAND_MEMORY | COMMAND_MASTER | COMMAND_INTX_DISABLE;
         space.allow(COMMAND, &command.to_le_bytes());
+        space.allow(BAR0, &(!(bar_size - 1)).to_le_bytes());
         // Cache line size, latency timer and interrupt line are the system's scratch.
         space.allow(0x0c, &[0xff, 0xff]);
         space.allow(0x3c, &[0xff]);
@@ -127,39 +127,41 @@ impl ConfigSpace {
 
     /// Writes what is writable of `data` at `offset`.
     pub fn write(&mut self, offset: usize, data: &[u8]) -> Write {
-        let end = offset.saturating_add(data.len());
-        if offset < BAR0_END && end > BAR0 {
-            self.write_bar(offset, data);
-            return Write::default();
-        }
         let places = self.registers.iter_mut().zip(&self.writable).skip(offset);
         for ((register, mask), byte) in places.zip(data) {
             *register = *register & !mask | byte & mask;
         }
+        let end = offset.saturating_add(data.len());
         let capability = self
             .capabilities
             .iter()
             .find(|&&(start, stop)| offset < stop && end > start)
             .map(|&(start, _)| start);
-        Write { capability }
+        Write {
+            capability,
+            decoding: offset < BAR0_END && end > BAR0 || offset < STATUS && end > COMMAND,
+        }
     }
 
-    /// Sizing (PCI 3.0, section 6.2.5.1): after all ones are written, a BAR reads as
-    /// the complement of its size. Any other write puts it back: it does not move.
-    fn write_bar(&mut self, offset: usize, data: &[u8]) {
-        if data.len() != 4 || !matches!(offset, 0x10 | 0x14) {
-            return;
-        }
-        let sizing = value(data) == u64::from(u32::MAX);
-        let whole = if sizing {
-            !(self.bar_size - 1)
-        } else {
-            self.bar
-        } | BAR_64_BIT;
-        let bytes = whole.to_le_bytes();
-        if let Some(half) = bytes.get(offset - BAR0..offset - BAR0 + 4) {
-            self.set(offset, half);
-        }
+    /// The BAR's address, as written.
+    #[must_use]
+    pub fn bar(&self) -> u64 {
+        let mut bytes = [0; 8];
+        self.read(BAR0, &mut bytes);
+        value(&bytes) & !0xf
+    }
+
+    /// Puts a saved address back.
+    pub fn set_bar(&mut self, address: u64) {
+        self.write(BAR0, &address.to_le_bytes());
+    }
+
+    /// Where the BAR answers: nowhere while memory accesses are off (as software turns
+    /// them for sizing), or outside of the window.
+    #[must_use]
+    pub fn decoded(&self) -> Option<u64> {
+        let bar = self.bar();
+        (self.memory_enabled() && layout::is_bar_slot(bar)).then_some(bar)
     }
 
     /// Whether the function answers memory accesses.
@@ -229,18 +231,23 @@ mod tests {
     }
 
     #[test]
-    fn bar_sizing_answers_the_size_and_never_moves_the_bar() {
+    fn the_bar_answers_sizing_and_moves_within_the_window() {
         let mut space = space(0);
         assert_eq!(read32(&space, 0x10), 0x0000_8004);
         assert_eq!(read32(&space, 0x14), 0x40);
-        space.write(0x10, &[0xff; 4]);
+        assert_eq!(space.decoded(), Some(BAR));
+        assert!(space.write(0x10, &[0xff; 4]).decoding);
         assert_eq!(read32(&space, 0x10), 0xffff_c004);
         space.write(0x14, &[0xff; 4]);
         assert_eq!(read32(&space, 0x14), 0xffff_ffff);
-        space.write(0x10, &0xdead_0000u32.to_le_bytes());
+        assert_eq!(space.decoded(), None);
+        space.write(0x10, &0x0000_4004u32.to_le_bytes());
+        space.write(0x14, &0x40u32.to_le_bytes());
+        assert_eq!(space.decoded(), Some(0x40_0000_4000));
         space.write(0x14, &0x41u32.to_le_bytes());
-        assert_eq!(read32(&space, 0x10), 0x0000_8004);
-        assert_eq!(read32(&space, 0x14), 0x40);
+        assert_eq!(space.decoded(), None, "outside of the window");
+        space.set_bar(BAR);
+        assert_eq!(space.decoded(), Some(BAR));
         // BARs 2 to 5 and the ROM are not there.
         space.write(0x18, &[0xff; 4]);
         assert_eq!(read32(&space, 0x18), 0);
@@ -256,17 +263,16 @@ mod tests {
         space.write(4, &[0xff; 4]);
         assert_eq!(space.command(), 0x406);
         assert!(space.memory_enabled());
-        space.write(4, &[0, 0]);
+        assert!(space.write(4, &[0, 0]).decoding);
         assert!(!space.memory_enabled());
+        assert_eq!(space.decoded(), None);
     }
 
     #[test]
     fn capabilities_are_chained_and_reported_when_written() {
         let mut space = space(0);
         let first = space.add_capability(9, &[4, 0], &[]).unwrap();
-        let second = space
-            .add_capability(0x11, &[0; 10], &[0, 0xc0])
-            .unwrap();
+        let second = space.add_capability(0x11, &[0; 10], &[0, 0xc0]).unwrap();
         assert_eq!(read32(&space, 0x34) & 0xff, 0x40);
         assert_eq!((first, second), (0x40, 0x44));
         assert_eq!(read32(&space, first) >> 8 & 0xff, 0x44);
@@ -274,14 +280,25 @@ mod tests {
         let written = space.write(second + 2, &[0xff, 0xff]);
         assert_eq!(written.capability, Some(second));
         assert_eq!(read32(&space, second) >> 16, 0xc000);
-        assert_eq!(space.write(0x3c, &[1]).capability, None);
+        assert_eq!(space.write(0x3c, &[1]), Write::default());
         assert!(space.add_capability(9, &[0; 200], &[]).is_none());
     }
 
     #[test]
     fn odd_accesses_are_harmless() {
         let mut space = space(0);
-        for offset in [0usize, 1, 0x0f, 0x11, 0x13, 0x17, 0xff, 0x100, 0xfff, usize::MAX] {
+        for offset in [
+            0usize,
+            1,
+            0x0f,
+            0x11,
+            0x13,
+            0x17,
+            0xff,
+            0x100,
+            0xfff,
+            usize::MAX,
+        ] {
             for width in [1usize, 2, 4, 8] {
                 let mut data = vec![0; width];
                 space.read(offset, &mut data);

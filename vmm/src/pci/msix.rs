@@ -168,7 +168,11 @@ impl Msix {
     #[must_use]
     pub fn save_control(&self) -> u16 {
         (if self.enabled { ENABLE } else { 0 })
-            | (if self.function_masked { FUNCTION_MASK } else { 0 })
+            | (if self.function_masked {
+                FUNCTION_MASK
+            } else {
+                0
+            })
     }
 
     /// Reads the table.
@@ -338,7 +342,10 @@ mod tests {
         msix.write_table(ENTRY_SIZE + 12, &0u32.to_le_bytes());
         assert_eq!(events.take(), []);
         msix.write_table(ENTRY_SIZE + 8, &0x42u32.to_le_bytes());
-        assert!(matches!(events.take()[..], [Call::Route(Some(_), Message { data: 0x42, .. })]));
+        assert!(matches!(
+            events.take()[..],
+            [Call::Route(Some(_), Message { data: 0x42, .. })]
+        ));
         drop(msix);
         assert!(matches!(events.take()[..], [Call::Unroute(_)]));
     }

@@ -188,7 +188,9 @@ fn saved_registers_come_back_and_foreign_ones_do_not() {
     let saved = config.save();
     let json = serde_json::to_string(&saved).unwrap();
     let mut other = device();
-    other.restore(&serde_json::from_str(&json).unwrap()).unwrap();
+    other
+        .restore(&serde_json::from_str(&json).unwrap())
+        .unwrap();
     assert_eq!(other.save(), saved);
     assert_eq!(other.queues()[0].unwrap().0.next_available, 5);
     let mut smaller = CommonConfig::new(OFFERED, &[128, 64], 3);

@@ -3,7 +3,10 @@
 
 use std::{
     io,
-    sync::{Arc, atomic::Ordering::SeqCst},
+    sync::{
+        Arc,
+        atomic::Ordering::{Release, SeqCst},
+    },
 };
 
 use bulkhead_virtio::device::{Activation, ActiveQueue, Interrupt};
@@ -16,7 +19,7 @@ use super::{
     common::CommonState,
     interrupt::{ConfigInterrupt, QueueInterrupt},
 };
-use crate::{layout, pci::msix::MsixState};
+use crate::pci::msix::MsixState;
 
 /// A function as it was: plain data.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +29,7 @@ pub struct FunctionState {
     /// device << 3 | function.
     pub devfn: u8,
     command: u16,
+    bar: u64,
     common: CommonState,
     msix: MsixState,
     generation: u8,
@@ -50,10 +54,6 @@ pub enum RestoreError {
 }
 
 impl VirtioFunction {
-    fn notify_address(&self, queue: usize) -> u64 {
-        layout::bar(self.devfn.0) + NOTIFY + queue as u64 * u64::from(NOTIFY_MULTIPLIER)
-    }
-
     /// DRIVER_OK was set: starts the device. If that fails it needs a reset.
     pub(super) fn activate(&self) {
         let mut state = self.lock();
@@ -103,25 +103,51 @@ impl VirtioFunction {
         Ok(())
     }
 
-    /// Lets the kernel turn notifications of a queue into writes of its kick. Beyond
-    /// the number that KVM takes, they arrive as exits instead.
+    /// Makes a queue's kick, and has the kernel write it when the driver notifies.
     fn attach(&self, state: &mut State, index: usize) -> io::Result<EventFd> {
         let kick = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
-        let address = self.notify_address(index);
-        if let Err(error) = self.surroundings.events.attach_notify(address, &kick) {
-            tracing::info!(device = self.name, index, %error, "notifications by exit");
-        }
-        state.kicks.push(Some(kick.try_clone()?));
+        let address = self.attach_notify(state, index, &kick);
+        state.kicks.push(Some((kick.try_clone()?, address)));
         Ok(kick)
     }
 
+    /// Lets the kernel turn notifications of a queue into writes of its kick; where.
+    /// Where the BAR does not answer there are none, and beyond the number that KVM
+    /// takes, they arrive as exits instead.
+    fn attach_notify(&self, state: &State, index: usize, kick: &EventFd) -> Option<u64> {
+        let address = state.space.decoded()? + NOTIFY + index as u64 * u64::from(NOTIFY_MULTIPLIER);
+        match self.surroundings.events.attach_notify(address, kick) {
+            Ok(()) => Some(address),
+            Err(error) => {
+                tracing::info!(device = self.name, index, %error, "notifications by exit");
+                None
+            }
+        }
+    }
+
     fn detach(&self, state: &mut State) {
-        for (index, kick) in state.kicks.drain(..).enumerate() {
-            if let Some(kick) = kick {
-                let address = self.notify_address(index);
+        for (kick, address) in state.kicks.drain(..).flatten() {
+            if let Some(address) = address {
                 self.surroundings.events.detach_notify(address, &kick);
             }
         }
+    }
+
+    /// The BAR moved under an active device: notifications move along.
+    pub(super) fn move_notifications(&self) {
+        let mut state = self.lock();
+        let mut kicks = std::mem::take(&mut state.kicks);
+        for (kick, address) in kicks.iter().flatten() {
+            if let Some(address) = address {
+                self.surroundings.events.detach_notify(*address, kick);
+            }
+        }
+        for (index, place) in kicks.iter_mut().enumerate() {
+            if let Some((kick, address)) = place {
+                *address = self.attach_notify(&state, index, kick);
+            }
+        }
+        state.kicks = kicks;
     }
 
     /// 0 was written to the status: stops the device and clears the registers.
@@ -167,6 +193,7 @@ impl VirtioFunction {
             name: self.name.clone(),
             devfn: self.devfn.0,
             command: state.space.command(),
+            bar: state.space.bar(),
             common: state.common.save(),
             msix: state.msix.save(),
             generation: state.generation.load(SeqCst),
@@ -200,6 +227,9 @@ impl VirtioFunction {
         let at = state.offsets.msix + 2;
         state.space.set(at, &control.to_le_bytes());
         state.space.set_command(saved.command);
+        state.space.set_bar(saved.bar);
+        let decoded = state.space.decoded().unwrap_or(super::NOWHERE);
+        self.decoded.store(decoded, Release);
         state.generation.store(saved.generation, SeqCst);
         let running = state.common.driver_ok();
         drop(state);

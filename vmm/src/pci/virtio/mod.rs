@@ -65,8 +65,14 @@ pub struct VirtioFunction {
     name: String,
     surroundings: Surroundings,
     exits: AtomicU64,
+    /// Where the BAR answers; [`NOWHERE`] if it does not. Changed under the lock of
+    /// `state`, read without it to find the function of an address.
+    decoded: AtomicU64,
     state: Mutex<State>,
 }
+
+/// No address of a BAR.
+const NOWHERE: u64 = u64::MAX;
 
 struct State {
     space: ConfigSpace,
@@ -75,8 +81,9 @@ struct State {
     msix: Msix,
     device: Box<dyn Device>,
     active: bool,
-    /// The queues' notifications while the device is active.
-    kicks: Vec<Option<EventFd>>,
+    /// The queues' notifications while the device is active, with the addresses at
+    /// which the kernel takes them.
+    kicks: Vec<Option<(EventFd, Option<u64>)>>,
     interrupt_status: Arc<AtomicU8>,
     generation: Arc<AtomicU8>,
 }
@@ -127,6 +134,7 @@ impl VirtioFunction {
             name: device.name(),
             surroundings,
             exits: AtomicU64::new(0),
+            decoded: AtomicU64::new(space.decoded().unwrap_or(NOWHERE)),
             state: Mutex::new(State {
                 space,
                 offsets,
@@ -151,6 +159,12 @@ impl VirtioFunction {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Whether its BAR answers at `base`.
+    #[must_use]
+    pub fn answers(&self, base: u64) -> bool {
+        self.decoded.load(Ordering::Acquire) == base
     }
 
     /// Exits that its registers caused.
@@ -204,14 +218,19 @@ impl VirtioFunction {
     /// A write to the function's ECAM page.
     pub fn config_write(self: &Arc<Self>, offset: usize, data: &[u8]) -> Exit {
         let mut state = self.lock();
-        let written = state.space.write(offset, data).capability;
+        let written = state.space.write(offset, data);
         let Offsets { msix, access } = state.offsets;
         let mut action = Action::None;
-        if written == Some(msix) {
+        let mut moved = false;
+        if written.decoding {
+            let now = state.space.decoded().unwrap_or(NOWHERE);
+            let before = self.decoded.swap(now, Ordering::AcqRel);
+            moved = state.active && now != before;
+        } else if written.capability == Some(msix) {
             let mut control = [0; 2];
             state.space.read(msix + 2, &mut control);
             state.msix.set_control(u16::from_le_bytes(control));
-        } else if written == Some(access)
+        } else if written.capability == Some(access)
             && offset == capabilities::access_data(access)
             && let Some(BarAccess { offset, length }) =
                 capabilities::bar_access(&state.space, access)
@@ -220,30 +239,25 @@ impl VirtioFunction {
             action = state.write_bar(offset, part);
         }
         drop(state);
+        if moved {
+            let function = self.clone();
+            self.surroundings
+                .device_thread
+                .run(move || function.move_notifications());
+        }
         self.act(action);
         self.counted(Exit::EcamWrite)
     }
 
     /// A read of the BAR.
     pub fn bar_read(&self, offset: u64, data: &mut [u8]) -> Exit {
-        let mut state = self.lock();
-        if state.space.memory_enabled() {
-            state.read_bar(offset, data);
-        } else {
-            data.fill(0xff);
-        }
+        self.lock().read_bar(offset, data);
         self.counted(exit(offset, false))
     }
 
     /// A write to the BAR.
     pub fn bar_write(self: &Arc<Self>, offset: u64, data: &[u8]) -> Exit {
-        let mut state = self.lock();
-        let action = if state.space.memory_enabled() {
-            state.write_bar(offset, data)
-        } else {
-            Action::None
-        };
-        drop(state);
+        let action = self.lock().write_bar(offset, data);
         self.act(action);
         self.counted(exit(offset, true))
     }
@@ -316,7 +330,7 @@ impl State {
             NOTIFY.. => {
                 // Only where the host had no ioeventfd left.
                 let queue = within(NOTIFY) / capabilities::NOTIFY_MULTIPLIER as usize;
-                if let Some(Some(kick)) = self.kicks.get(queue) {
+                if let Some(Some((kick, _))) = self.kicks.get(queue) {
                     // Fails only when the counter is full: the device is kicked anyway.
                     let _ = kick.write(1);
                 }

@@ -39,7 +39,8 @@ impl Driver {
     }
 
     fn write(&self, offset: u64, len: usize, number: u64) {
-        self.function.bar_write(offset, &number.to_le_bytes()[..len]);
+        self.function
+            .bar_write(offset, &number.to_le_bytes()[..len]);
     }
 
     fn config(&self, offset: usize, len: usize) -> u64 {
@@ -145,7 +146,7 @@ fn a_driver_starts_and_resets_the_device() {
         activation.config_interrupt.trigger();
     }
     assert_eq!(driver.read(0x15, 1), 1, "generation");
-    assert_eq!(driver.function.condition().unwrap().activated, true);
+    assert!(driver.function.condition().unwrap().activated);
     driver.write(0x14, 1, 0);
     assert_eq!(driver.read(0x14, 1), 0);
     assert_eq!(driver.events.take(), [Call::Detach(address)]);
@@ -197,13 +198,21 @@ fn device_configuration_passes_through_within_its_room() {
 }
 
 #[test]
-fn nothing_answers_while_memory_is_off() {
+fn notifications_follow_a_bar_that_moves() {
     let driver = Driver::new();
+    driver.bring_up();
+    let old = Driver::notify_address();
+    let new = layout::bar(0) + capabilities::NOTIFY;
+    assert_eq!(driver.events.take(), [Call::Attach(old)]);
     driver.function.config_write(4, &[0, 0]);
-    assert_eq!(driver.read(0x12, 2), 0xffff);
-    driver.write(0x14, 1, 1);
+    assert!(!driver.function.answers(layout::bar(DEVFN.0)));
+    assert_eq!(driver.events.take(), [Call::Detach(old)]);
+    driver.function.config_write(0x10, &4u32.to_le_bytes());
     driver.function.config_write(4, &[2, 0]);
-    assert_eq!(driver.read(0x14, 1), 0);
+    assert!(driver.function.answers(layout::bar(0)));
+    assert_eq!(driver.events.take(), [Call::Attach(new)]);
+    driver.write(0x14, 1, 0);
+    assert_eq!(driver.events.take(), [Call::Detach(new)]);
 }
 
 #[test]
@@ -211,8 +220,12 @@ fn the_bar_is_reached_through_the_configuration_space() {
     let driver = Driver::new();
     let access = driver.function.lock().offsets.access;
     let set = |offset: u32, length: u32| {
-        driver.function.config_write(access + 8, &offset.to_le_bytes());
-        driver.function.config_write(access + 12, &length.to_le_bytes());
+        driver
+            .function
+            .config_write(access + 8, &offset.to_le_bytes());
+        driver
+            .function
+            .config_write(access + 12, &length.to_le_bytes());
     };
     set(0x12, 2);
     assert_eq!(driver.config(access + 16, 4), 2, "number of queues");
