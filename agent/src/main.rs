@@ -30,13 +30,14 @@ const USAGE: &str = "usage: bulkhead-agent                              as PID 1
 
 fn main() -> ExitCode {
     let main_ns = boot_ns();
-    let args: Vec<String> = std::env::args().skip(1).collect();
+    let args: Vec<String> = std::env::args().collect();
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
-    match args.as_slice() {
-        [helper::PAUSE] => {
-            helper::pause_main();
-            return ExitCode::SUCCESS;
-        }
+    if args.as_slice() == [helper::PAUSE] {
+        helper::pause_main();
+        return ExitCode::SUCCESS;
+    }
+    let args = args.get(1..).unwrap_or(&[]);
+    match args {
         [helper::HELPER] => {
             logging::start();
             helper::main();
@@ -53,7 +54,7 @@ fn main() -> ExitCode {
     let result = if std::process::id() == 1 {
         run(guest(main_ns))
     } else {
-        match args.as_slice() {
+        match args {
             ["--listen-dir", dir] => run(host(main_ns, Path::new(dir), None)),
             ["--listen-dir", dir, "--cgroup", cgroup] => {
                 run(host(main_ns, Path::new(dir), Some(cgroup.into())))

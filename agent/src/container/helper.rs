@@ -40,7 +40,8 @@ use crate::error::{Context as _, Error, Result};
 
 /// First argument that makes the binary a helper.
 pub const HELPER: &str = "container-helper";
-/// First argument that makes it the init of a pod's PID namespace.
+/// Own name that makes it the init of a pod's PID namespace: what `ps` shows in
+/// the pod's containers.
 pub const PAUSE: &str = "pause";
 /// libcontainer's name for the one container in a container's directory.
 const RUNTIME_ID: &str = "rt";
@@ -274,8 +275,7 @@ fn failed(what: &str, why: &(dyn std::error::Error + 'static)) -> Error {
 fn start_pause() -> Result<Reply> {
     crate::sys::unshare_pids().context(|| "unshare the PID namespace")?;
     let child = Command::new("/proc/self/exe")
-        .arg0("pause")
-        .arg(PAUSE)
+        .arg0(PAUSE)
         .env_clear()
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -294,6 +294,8 @@ fn start_pause() -> Result<Reply> {
 /// The init of a PID namespace that containers share: holds it open and lets the
 /// kernel reap what is orphaned in it.
 pub fn pause_main() {
+    // Else `ps` would have "exe", after the file it was executed as.
+    let _ = rustix::thread::set_name(c"pause");
     crate::sys::ignore_children();
     loop {
         rustix::event::pause();

@@ -15,6 +15,7 @@ use std::{
 };
 
 use oci_spec::runtime::{Process, Spec};
+use rustix::io::retry_on_intr;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
@@ -168,12 +169,14 @@ pub fn send<T: Serialize>(
     }
     let len = len.to_le_bytes();
     // Four bytes on an empty socket are never sent in part.
-    sendmsg(
-        to.as_fd(),
-        &[IoSlice::new(&len)],
-        &mut control,
-        SendFlags::NOSIGNAL,
-    )?;
+    retry_on_intr(|| {
+        sendmsg(
+            to.as_fd(),
+            &[IoSlice::new(&len)],
+            &mut control,
+            SendFlags::NOSIGNAL,
+        )
+    })?;
     to.write_all(&body)
 }
 
@@ -185,12 +188,15 @@ pub fn receive<T: DeserializeOwned>(from: &mut UnixStream) -> io::Result<(T, Vec
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let mut len = [0; 4];
-    let got = recvmsg(
-        from.as_fd(),
-        &mut [IoSliceMut::new(&mut len)],
-        &mut control,
-        RecvFlags::CMSG_CLOEXEC,
-    )?;
+    // With a timeout set, a SIGCHLD interrupts even where SA_RESTART asks not to.
+    let got = retry_on_intr(|| {
+        recvmsg(
+            from.as_fd(),
+            &mut [IoSliceMut::new(&mut len)],
+            &mut control,
+            RecvFlags::CMSG_CLOEXEC,
+        )
+    })?;
     if got.bytes < len.len() {
         let rest = len.get_mut(got.bytes..).unwrap_or(&mut []);
         if got.bytes == 0 {
@@ -223,12 +229,14 @@ pub fn receive_fd(from: &UnixStream) -> io::Result<OwnedFd> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let mut name = [0; 64];
-    recvmsg(
-        from.as_fd(),
-        &mut [IoSliceMut::new(&mut name)],
-        &mut control,
-        RecvFlags::CMSG_CLOEXEC,
-    )?;
+    retry_on_intr(|| {
+        recvmsg(
+            from.as_fd(),
+            &mut [IoSliceMut::new(&mut name)],
+            &mut control,
+            RecvFlags::CMSG_CLOEXEC,
+        )
+    })?;
     control
         .drain()
         .find_map(|message| match message {
