@@ -1,9 +1,9 @@
 //! The log of one container.
 
 use std::{
-    fs::{self, File},
+    fs::{self, File, OpenOptions},
     io::{self, Read as _, Seek as _, SeekFrom, Write as _},
-    os::unix::fs::MetadataExt as _,
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
 };
 
@@ -326,14 +326,21 @@ impl ContainerLog {
     }
 }
 
-/// Replaces a file so that readers find the old content or the new. Not synced:
-/// what it serves does not outlive the machine's running.
+/// Replaces a file so that readers find the old content or the new. Only root may
+/// read it: a container's environment may be in it. Not synced: what it serves
+/// does not outlive the machine's running.
 ///
 /// # Errors
 /// Whatever the kernel says; the old content stays then.
 pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     let temporary = path.with_extension("tmp");
-    fs::write(&temporary, content)?;
+    OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&temporary)?
+        .write_all(content)?;
     fs::rename(&temporary, path)
 }
 

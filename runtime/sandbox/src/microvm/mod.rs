@@ -74,7 +74,20 @@ impl MicroVmLauncher {
     /// # Errors
     /// When the VMM, the agent or the kernel is missing, or a directory cannot
     /// be made.
-    pub fn new(config: MicroVmConfig, scratch: Arc<dyn ScratchDisks>) -> Result<Self> {
+    pub fn new(mut config: MicroVmConfig, scratch: Arc<dyn ScratchDisks>) -> Result<Self> {
+        // The VMM is started in another directory than the daemon's.
+        for path in [
+            &mut config.run_dir,
+            &mut config.cache_dir,
+            &mut config.scratch_dir,
+            &mut config.vmm,
+            &mut config.agent,
+            &mut config.kernel,
+        ] {
+            if let Ok(absolute) = std::path::absolute(&*path) {
+                *path = absolute;
+            }
+        }
         for (what, path) in [("VMM", &config.vmm), ("guest kernel", &config.kernel)] {
             if !path.is_file() {
                 return Err(Error::new(
