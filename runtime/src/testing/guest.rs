@@ -29,7 +29,7 @@ use bulkhead_sandbox::{
 };
 use tokio::sync::{mpsc, watch};
 
-use super::world::World;
+use super::world::Hand;
 use crate::clock;
 
 /// A virtual machine: lives in the world.
@@ -118,7 +118,7 @@ impl Vm {
 
 /// A daemon's hand on a virtual machine.
 pub(super) struct FakeSandbox {
-    pub(super) world: Arc<World>,
+    pub(super) world: Hand,
     pub(super) vm: Arc<Vm>,
 }
 
@@ -136,11 +136,7 @@ fn absent(id: &ProcessId) -> Error {
 impl FakeSandbox {
     /// A call to the guest: may fail, freeze, find the guest dead or hung.
     async fn call(&self, name: &str) -> Result<()> {
-        self.world
-            .faults
-            .point(name, true)
-            .await
-            .map_err(injected)?;
+        self.world.point(name, true).await.map_err(injected)?;
         self.alive()?;
         if self.vm.hung.load(Ordering::SeqCst) {
             let mut exit = self.vm.exit.subscribe();
@@ -159,7 +155,7 @@ impl FakeSandbox {
     /// The point after an effect: a daemon may be killed there, but the effect's
     /// contract knows no failure that leaves it done.
     async fn done(&self, name: &str) {
-        let _ = self.world.faults.point(name, false).await;
+        let _ = self.world.point(name, false).await;
     }
 
     fn alive(&self) -> Result<()> {
@@ -383,7 +379,7 @@ impl Sandbox for FakeSandbox {
             exit = ended.wait_for(Option::is_some) => exit.ok().and_then(|exit| *exit),
         };
         // The daemon that is being killed sees nothing any more.
-        let _ = self.world.faults.point("wait", false).await;
+        let _ = self.world.point("wait", false).await;
         self.alive()?;
         exit.ok_or_else(|| absent(process))
     }
@@ -467,11 +463,7 @@ impl Sandbox for FakeSandbox {
     }
 
     async fn stop(&self, _grace: Duration) -> Result<()> {
-        self.world
-            .faults
-            .point("stop", true)
-            .await
-            .map_err(injected)?;
+        self.world.point("stop", true).await.map_err(injected)?;
         self.world.lock().vms.remove(&self.vm.record.pod_id);
         self.world.lock().taps.remove(&self.vm.record.pod_id);
         let hung = self.vm.hung.load(Ordering::SeqCst);

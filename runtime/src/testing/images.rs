@@ -11,7 +11,7 @@ use bulkhead_image::{
     Digest, FsInfo, Image, ImageConfig, ImportOptions, ImportReport, Problem, Progress, Removed,
 };
 
-use super::world::World;
+use super::world::{Hand, World};
 use crate::{
     error::{Error, Result},
     pods::images::{ImageHold, Images},
@@ -26,7 +26,7 @@ pub const IMAGE_ID: &str =
 
 /// [`Images`] in memory.
 pub struct FakeImages {
-    world: Arc<World>,
+    world: Hand,
     images: Mutex<Vec<Arc<Image>>>,
 }
 
@@ -35,7 +35,7 @@ impl FakeImages {
     #[must_use]
     pub fn new(world: Arc<World>) -> Self {
         Self {
-            world,
+            world: Hand::new(world),
             images: Mutex::new(vec![Arc::new(image())]),
         }
     }
@@ -72,10 +72,13 @@ pub(crate) fn image() -> Image {
     }
 }
 
-struct Hold(Arc<World>);
+struct Hold(Hand);
 
 impl Drop for Hold {
     fn drop(&mut self) {
+        if !self.0.holds() {
+            return;
+        }
         let mut state = self.0.lock();
         state.holds = state.holds.saturating_sub(1);
     }
@@ -114,7 +117,7 @@ impl Images for FakeImages {
             return Err(bulkhead_image::Error::NotFound(id.to_string()).into());
         }
         self.world.lock().holds += 1;
-        Ok(Box::new(Hold(Arc::clone(&self.world))))
+        Ok(Box::new(Hold(self.world.clone())))
     }
 
     async fn remove(&self, reference: &str) -> Result<Removed> {

@@ -7,28 +7,26 @@ use bulkhead_sandbox::{Error, ErrorKind, Launcher, Result, Sandbox, SandboxRecor
 
 use super::{
     guest::{FakeSandbox, Vm},
-    world::World,
+    world::{Hand, World},
 };
 
 /// A [`Launcher`] of stand-in guests.
 pub struct FakeLauncher {
-    world: Arc<World>,
+    world: Hand,
 }
 
 impl FakeLauncher {
     /// A launcher in `world`.
     #[must_use]
     pub fn new(world: Arc<World>) -> Self {
-        Self { world }
+        Self {
+            world: Hand::new(world),
+        }
     }
 
     async fn point(&self, name: &str, may_fail: bool) -> Result<()> {
         let failed = |message| Error::new(ErrorKind::Internal, message);
-        self.world
-            .faults
-            .point(name, may_fail)
-            .await
-            .map_err(failed)
+        self.world.point(name, may_fail).await.map_err(failed)
     }
 }
 
@@ -50,7 +48,7 @@ impl Launcher for FakeLauncher {
         tokio::task::yield_now().await;
         self.point("launch done", false).await?;
         Ok(Arc::new(FakeSandbox {
-            world: Arc::clone(&self.world),
+            world: self.world.clone(),
             vm,
         }))
     }
@@ -60,7 +58,7 @@ impl Launcher for FakeLauncher {
         let vm = self.world.lock().vms.get(&record.pod_id).cloned();
         match vm {
             Some(vm) => Ok(Arc::new(FakeSandbox {
-                world: Arc::clone(&self.world),
+                world: self.world.clone(),
                 vm,
             })),
             None => Err(Error::new(ErrorKind::NotFound, "its process is gone")),

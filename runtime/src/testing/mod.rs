@@ -15,6 +15,7 @@ mod store;
 mod world;
 
 pub use faults::{Faults, Mode};
+pub(crate) use images::image;
 pub use images::{FakeImages, IMAGE, IMAGE_ID};
 pub use launcher::FakeLauncher;
 pub use network::FakeNetwork;

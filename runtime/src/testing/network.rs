@@ -10,7 +10,7 @@ use std::{
 use async_trait::async_trait;
 use bulkhead_net::{Lease, MacAddr, Reconciled};
 
-use super::world::World;
+use super::world::{Hand, World};
 use crate::{
     error::{Error, Result},
     pods::network::PodNetwork,
@@ -18,7 +18,7 @@ use crate::{
 
 /// A [`PodNetwork`] whose taps are entries in the world.
 pub struct FakeNetwork {
-    world: Arc<World>,
+    world: Hand,
     leases: Mutex<BTreeMap<String, Lease>>,
 }
 
@@ -27,7 +27,7 @@ impl FakeNetwork {
     #[must_use]
     pub fn new(world: Arc<World>) -> Self {
         Self {
-            world,
+            world: Hand::new(world),
             leases: Mutex::default(),
         }
     }
@@ -44,7 +44,6 @@ impl FakeNetwork {
 
     async fn point(&self, name: &str, may_fail: bool) -> Result<()> {
         self.world
-            .faults
             .point(name, may_fail)
             .await
             .map_err(Error::internal)

@@ -44,6 +44,20 @@ pub struct Clients {
     server: tokio::task::JoinHandle<()>,
 }
 
+impl Clients {
+    /// Names of the files in the socket's directory, which is where uploads go too.
+    #[must_use]
+    pub fn files(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(&self.directory)
+            .into_iter()
+            .flatten()
+            .flatten();
+        entries
+            .map(|entry| entry.file_name().to_string_lossy().into_owned())
+            .collect()
+    }
+}
+
 impl Drop for Clients {
     fn drop(&mut self) {
         self.server.abort();

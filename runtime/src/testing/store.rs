@@ -4,19 +4,21 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::world::World;
+use super::world::{Hand, World};
 use crate::store::{Change, Loaded, Records, StoreError};
 
 /// [`Records`] that are lost with the world, not with the daemon.
 pub struct MemoryRecords {
-    world: Arc<World>,
+    world: Hand,
 }
 
 impl MemoryRecords {
     /// The records in `world`.
     #[must_use]
     pub fn new(world: Arc<World>) -> Self {
-        Self { world }
+        Self {
+            world: Hand::new(world),
+        }
     }
 }
 
@@ -58,11 +60,7 @@ impl Records for MemoryRecords {
     }
 
     async fn commit(&self, changes: Vec<Change>) -> Result<(), StoreError> {
-        self.world
-            .faults
-            .point("commit", true)
-            .await
-            .map_err(failed)?;
+        self.world.point("commit", true).await.map_err(failed)?;
         {
             let mut state = self.world.lock();
             for change in &changes {
@@ -92,10 +90,6 @@ impl Records for MemoryRecords {
             }
         }
         // An I/O error may be reported although the disk has it.
-        self.world
-            .faults
-            .point("commit done", true)
-            .await
-            .map_err(failed)
+        self.world.point("commit done", true).await.map_err(failed)
     }
 }

@@ -17,6 +17,8 @@ pub struct World {
 
 #[derive(Default)]
 pub(super) struct State {
+    /// Number of the daemon that works in it.
+    pub(super) daemon: u64,
     /// Virtual machines that run.
     pub(super) vms: BTreeMap<String, Arc<Vm>>,
     /// Pods that have left files.
@@ -29,6 +31,42 @@ pub(super) struct State {
     pub(super) holds: usize,
     /// Order of what happened, for tests that ask.
     pub(super) events: Vec<String>,
+}
+
+/// A daemon's hand on the world: works until that daemon is gone. What is left of a
+/// dead daemon's tasks then touches nothing any more.
+#[derive(Clone)]
+pub(super) struct Hand {
+    world: Arc<World>,
+    daemon: u64,
+}
+
+impl Hand {
+    pub(super) fn new(world: Arc<World>) -> Self {
+        let daemon = world.lock().daemon;
+        Self { world, daemon }
+    }
+
+    /// Whether its daemon lives.
+    pub(super) fn holds(&self) -> bool {
+        self.world.lock().daemon == self.daemon
+    }
+
+    /// A point before or after an effect: see [`Faults::point`].
+    pub(super) async fn point(&self, name: &str, may_fail: bool) -> Result<(), String> {
+        if !self.holds() {
+            std::future::pending::<()>().await;
+        }
+        self.world.faults.point(name, may_fail).await
+    }
+}
+
+impl std::ops::Deref for Hand {
+    type Target = World;
+
+    fn deref(&self) -> &World {
+        &self.world
+    }
 }
 
 /// What there is in the world, to compare before and after.
@@ -86,6 +124,7 @@ impl World {
         } = &mut *state;
         taps.retain(|pod| vms.contains_key(pod));
         *holds = 0;
+        state.daemon += 1;
     }
 
     /// A virtual machine dies by itself.
