@@ -4,11 +4,13 @@
 //! boot --vmm PATH --kernel VMLINUX [--initramfs CPIO] [--cmdline TEXT]
 //!      [--memory MIB] [--vcpus N] [--max-vcpus N] [--disk SERIAL=PATH[:ro]]...
 //!      [--hotplug SERIAL=PATH[:ro]]... [--tap NAME] [--vsock] [--console] [--serial]
-//!      [--uid N] [--status-at MS] [--stop-at MS] [--timeout S]
+//!      [--uid N] [--timeout S] [--quiet]
+//!      [--status-at MS] [--stop-at MS] [--plug-on TEXT] [--unplug-on TEXT]
 //! ```
 //!
 //! Prints the exit report, and at `--status-at` the status, the exits and what the
-//! process weighs.
+//! process weighs. Disks for `--hotplug` are added when the console says TEXT, and
+//! removed when it says the other.
 
 #![allow(
     clippy::print_stdout,
@@ -52,6 +54,9 @@ struct Options {
     uid: Option<u32>,
     status_at: Option<Duration>,
     stop_at: Option<Duration>,
+    plug_on: Option<String>,
+    unplug_on: Option<String>,
+    quiet: bool,
     timeout: Duration,
 }
 
@@ -153,14 +158,25 @@ fn run(mut options: Options, dir: &Path) -> Result<()> {
             report.exits.values().sum::<u64>(),
             report.exits
         );
-        println!("console:\n{}", report.console);
+        if !options.quiet {
+            println!("console:\n{}", report.console);
+        }
     } else {
         println!("no exit report ({} bytes)", report.len());
     }
     outcome
 }
 
-/// Waits for the end, asking for the status and stopping when told to.
+/// What to do, once, at a time or when the console says something.
+#[derive(Clone, Copy)]
+enum Act {
+    Status,
+    Stop,
+    Plug,
+    Unplug,
+}
+
+/// Waits for the end, doing on the way what the options say.
 fn drive(
     options: &Options,
     child: &mut Child,
@@ -168,73 +184,99 @@ fn drive(
     handover: &Path,
     start: Instant,
 ) -> Result<()> {
-    let mut due: VecDeque<(Duration, Act)> = VecDeque::new();
-    due.extend(options.status_at.map(|at| (at, Act::Status)));
-    due.extend(options.stop_at.map(|at| (at, Act::Stop)));
+    let mut timed: VecDeque<(Duration, Act)> = VecDeque::new();
+    timed.extend(options.status_at.map(|at| (at, Act::Status)));
+    timed.extend(options.stop_at.map(|at| (at, Act::Stop)));
+    let mut said: VecDeque<(&str, Act)> = VecDeque::new();
+    said.extend(options.plug_on.as_deref().map(|text| (text, Act::Plug)));
+    said.extend(options.unplug_on.as_deref().map(|text| (text, Act::Unplug)));
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let act = |act| runtime.block_on(act_now(act, options, control, handover));
     while child.try_wait()?.is_none() {
         if start.elapsed() > options.timeout {
-            act_now(Act::Status, &Options::default(), control, handover)?;
+            act(Act::Status)?;
             return Err("timed out".into());
         }
-        match due.front() {
-            Some(&(at, act)) if start.elapsed() >= at => {
-                due.pop_front();
-                act_now(act, options, control, handover)?;
-            }
-            _ => std::thread::sleep(Duration::from_millis(2)),
+        if let Some(&(at, due)) = timed.front()
+            && start.elapsed() >= at
+        {
+            timed.pop_front();
+            act(due)?;
         }
+        if let Some(&(text, due)) = said.front() {
+            let console = runtime.block_on(console(control)).unwrap_or_default();
+            if console.contains(text) {
+                said.pop_front();
+                act(due)?;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        std::thread::sleep(Duration::from_millis(2));
     }
     Ok(())
 }
 
-#[derive(Clone, Copy)]
-enum Act {
-    Status,
-    Stop,
+async fn connect(control: &Path) -> Result<VmmClient> {
+    let stream = tokio::net::UnixStream::connect(control).await?;
+    Ok(VmmClient::new(ttrpc::r#async::Client::new(stream.into())))
 }
 
-fn act_now(act: Act, options: &Options, control: &Path, handover: &Path) -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    runtime.block_on(async {
-        let stream = tokio::net::UnixStream::connect(control).await?;
-        let client = VmmClient::new(ttrpc::r#async::Client::new(stream.into()));
-        let context = || ttrpc::context::with_timeout(10_000_000_000);
-        match act {
-            Act::Stop => {
-                client.stop(context(), &vmm::StopRequest::new()).await?;
-            }
-            Act::Status => {
-                for (serial, path, read_only) in &options.hotplug {
-                    let token = rand_token()?;
-                    let disk = open_disk(path, *read_only)?;
-                    handover::send(&UnixStream::connect(handover)?, token, disk.as_fd())?;
-                    let mut request = vmm::AddDiskRequest::new();
-                    request.token = token.to_vec();
-                    request.serial = serial.clone();
-                    request.read_only = *read_only;
-                    let added = client.add_disk(context(), &request).await?;
-                    println!("added {serial} at {}", added.pci);
-                }
-                let status = client.status(context(), &vmm::StatusRequest::new()).await?;
-                print_status(&status);
-                client.pause(context(), &vmm::PauseRequest::new()).await?;
-                client.resume(context(), &vmm::ResumeRequest::new()).await?;
-                let exits = client.exits(context(), &vmm::ExitsRequest::new()).await?;
-                println!("exits {} {:?}", exits.total, exits.by_reason);
-                println!("      {:?}", exits.by_device);
-                weigh(status.pid)?;
-                let console = client
-                    .console(context(), &vmm::ConsoleRequest::new())
-                    .await?;
-                let tail = String::from_utf8_lossy(&console.tail);
-                let lines: Vec<_> = tail.lines().collect();
-                println!("last  {:#?}", lines.rchunks(8).next().unwrap_or_default());
+fn limit() -> ttrpc::context::Context {
+    ttrpc::context::with_timeout(10_000_000_000)
+}
+
+async fn console(control: &Path) -> Result<String> {
+    let client = connect(control).await?;
+    let console = client
+        .console(limit(), &vmm::ConsoleRequest::new())
+        .await?;
+    Ok(String::from_utf8_lossy(&console.tail).into_owned())
+}
+
+async fn act_now(act: Act, options: &Options, control: &Path, handover: &Path) -> Result<()> {
+    let client = connect(control).await?;
+    match act {
+        Act::Stop => {
+            client.stop(limit(), &vmm::StopRequest::new()).await?;
+        }
+        Act::Plug => {
+            for (serial, path, read_only) in &options.hotplug {
+                let token = rand_token()?;
+                let disk = open_disk(path, *read_only)?;
+                handover::send(&UnixStream::connect(handover)?, token, disk.as_fd())?;
+                let mut request = vmm::AddDiskRequest::new();
+                request.token = token.to_vec();
+                request.serial = serial.clone();
+                request.read_only = *read_only;
+                let added = client.add_disk(limit(), &request).await?;
+                println!("added {serial} at {}", added.pci);
             }
         }
-        Ok(())
-    })
+        Act::Unplug => {
+            for (serial, ..) in &options.hotplug {
+                let mut request = vmm::RemoveDiskRequest::new();
+                request.serial = serial.clone();
+                client.remove_disk(limit(), &request).await?;
+                println!("removed {serial}");
+            }
+        }
+        Act::Status => {
+            let status = client.status(limit(), &vmm::StatusRequest::new()).await?;
+            print_status(&status);
+            client.pause(limit(), &vmm::PauseRequest::new()).await?;
+            client.resume(limit(), &vmm::ResumeRequest::new()).await?;
+            let exits = client.exits(limit(), &vmm::ExitsRequest::new()).await?;
+            println!("exits {} {:?}", exits.total, exits.by_reason);
+            println!("      {:?}", exits.by_device);
+            weigh(status.pid)?;
+            let tail = console(control).await?;
+            let lines: Vec<_> = tail.lines().collect();
+            println!("last  {:#?}", lines.rchunks(8).next().unwrap_or_default());
+        }
+    }
+    Ok(())
 }
 
 fn print_status(status: &vmm::StatusResponse) {
@@ -353,6 +395,9 @@ fn parse(arguments: Vec<String>) -> Result<Options> {
             "--serial" => config.debug_serial = true,
             "--uid" => options.uid = Some(argument()?.parse()?),
             "--status-at" => options.status_at = Some(millis(argument()?)?),
+            "--plug-on" => options.plug_on = Some(argument()?),
+            "--unplug-on" => options.unplug_on = Some(argument()?),
+            "--quiet" => options.quiet = true,
             "--stop-at" => options.stop_at = Some(millis(argument()?)?),
             "--timeout" => options.timeout = Duration::from_secs(argument()?.parse()?),
             other => return Err(format!("unknown option {other}").into()),

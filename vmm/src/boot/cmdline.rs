@@ -2,19 +2,27 @@
 
 use crate::layout;
 
-/// The command line with what this machine needs appended, NUL terminated.
+/// Before it has ACPI, Linux looks through the legacy PCI ports for chipsets with
+/// quirks, 76 exits for a machine that has neither.
+const NO_EARLY_PCI: &str = "pci=noearly";
+
+/// The command line with what this machine implies added, NUL terminated.
 ///
 /// All vCPUs are described in the MADT as enabled; `maxcpus` keeps the ones above
 /// `boot_vcpus` offline until the agent onlines them. `None` when it gets too long.
 #[must_use]
 pub fn complete(given: &str, boot_vcpus: u32, max_vcpus: u32) -> Option<Vec<u8>> {
-    let mut line = given.trim().to_owned();
+    let given = given.trim();
+    // What follows "--" belongs to init.
+    let (kernel, init) = given
+        .find(" -- ")
+        .map_or((given, ""), |at| given.split_at(at));
+    let mut line = format!("{kernel} {NO_EARLY_PCI}");
     if boot_vcpus < max_vcpus {
-        // Before any "--": what follows belongs to init.
-        let at = line.find(" -- ").unwrap_or(line.len());
-        line.insert_str(at, &format!(" maxcpus={boot_vcpus}"));
+        line.push_str(&format!(" maxcpus={boot_vcpus}"));
     }
-    let mut bytes = line.into_bytes();
+    line.push_str(init);
+    let mut bytes = line.trim_start().to_owned().into_bytes();
     bytes.push(0);
     (bytes.len() <= layout::CMDLINE_MAX).then_some(bytes)
 }
@@ -25,13 +33,24 @@ mod tests {
 
     #[test]
     fn offline_vcpus_are_asked_for_before_the_arguments_of_init() {
-        assert_eq!(complete("quiet", 2, 2).unwrap(), b"quiet\0");
-        assert_eq!(complete(" quiet ", 1, 4).unwrap(), b"quiet maxcpus=1\0");
+        let text = |given, boot, max| {
+            let bytes = complete(given, boot, max).unwrap();
+            String::from_utf8(bytes).unwrap()
+        };
+        assert_eq!(text("quiet", 2, 2), "quiet pci=noearly\0");
+        assert_eq!(text("", 2, 2), "pci=noearly\0");
+        assert_eq!(text(" quiet ", 1, 4), "quiet pci=noearly maxcpus=1\0");
         assert_eq!(
-            complete("quiet -- arg", 1, 4).unwrap(),
-            b"quiet maxcpus=1 -- arg\0"
+            text("quiet -- arg", 1, 4),
+            "quiet pci=noearly maxcpus=1 -- arg\0"
         );
-        assert_eq!(complete(&"x".repeat(2047), 1, 1).unwrap().len(), 2048);
-        assert_eq!(complete(&"x".repeat(2047), 1, 2), None);
+    }
+
+    #[test]
+    fn the_kernels_limit_holds_for_the_whole_line() {
+        let fits = 2047 - " pci=noearly".len();
+        assert_eq!(complete(&"x".repeat(fits), 1, 1).unwrap().len(), 2048);
+        assert_eq!(complete(&"x".repeat(fits + 1), 1, 1), None);
+        assert_eq!(complete(&"x".repeat(fits), 1, 2), None);
     }
 }
