@@ -229,9 +229,7 @@ fn limit() -> ttrpc::context::Context {
 
 async fn console(control: &Path) -> Result<String> {
     let client = connect(control).await?;
-    let console = client
-        .console(limit(), &vmm::ConsoleRequest::new())
-        .await?;
+    let console = client.console(limit(), &vmm::ConsoleRequest::new()).await?;
     Ok(String::from_utf8_lossy(&console.tail).into_owned())
 }
 

@@ -11,7 +11,7 @@ use std::{
 use bulkhead_virtio::{
     blk::{Blk, BlkConfig, EngineKind, Pool},
     console::{Console, ConsoleTail as VirtioTail},
-    device::{Device, ThreadHook},
+    device::{Device, Memory, ThreadHook},
     net::{Net, NetConfig},
     rng::Rng,
     vsock::{Vsock, VsockConfig},
@@ -169,10 +169,27 @@ impl RunningVm {
             )),
             None => None,
         };
-        let vm = Vm::create(config.max_vcpus).map_err(|e| kvm_fatal(&e))?;
-        timings.reached(Milestone::VmCreated);
-        let (memory, entry) = load(&vm, &config, &mut fds)?;
-        timings.reached(Milestone::Loaded);
+        // Neither needs the other, and each takes milliseconds.
+        let (loaded, vm) = std::thread::scope(|scope| {
+            let loading = std::thread::Builder::new()
+                .name("load".into())
+                .spawn_scoped(scope, || {
+                    let loaded = load(&config, &mut fds);
+                    timings.reached(Milestone::Loaded);
+                    loaded
+                })
+                .map_err(|e| Fatal::internal(&e))?;
+            let vm = Vm::create(config.max_vcpus);
+            timings.reached(Milestone::VmCreated);
+            let loaded = loading.join().map_err(|_| Fatal {
+                reason: ExitReason::Internal,
+                message: "loading the guest's memory failed unexpectedly".into(),
+            })?;
+            Ok::<_, Fatal>((loaded, vm))
+        })?;
+        let (memory, entry) = loaded?;
+        let vm = vm.map_err(|e| kvm_fatal(&e))?;
+        vm.set_memory(&memory).map_err(|e| kvm_fatal(&e))?;
 
         if let Some(who) = config.confinement {
             jail::confine(&config.run_dir, who).map_err(|e| Fatal::internal(&e))?;
@@ -316,11 +333,7 @@ async fn wind_down(controlled: &Arc<Controlled>) {
 }
 
 /// Puts the guest's memory together: the memory, and where the kernel begins.
-fn load(
-    vm: &Vm,
-    config: &Config,
-    fds: &mut Descriptors,
-) -> Result<(bulkhead_virtio::device::Memory, u64), Fatal> {
+fn load(config: &Config, fds: &mut Descriptors) -> Result<(Memory, u64), Fatal> {
     let bytes = config.memory_bytes;
     let guest = memory::allocate(bytes).map_err(|e| Fatal::internal(&e))?;
     let file = fds.file(config.kernel).map_err(|e| Fatal::config(&e))?;
@@ -337,7 +350,6 @@ fn load(
     let vcpus = (config.boot_vcpus, config.max_vcpus);
     boot::write_tables(&guest, bytes, &config.cmdline, vcpus, initramfs, rsdp)
         .map_err(|e| Fatal::config(&e))?;
-    vm.set_memory(&guest).map_err(|e| kvm_fatal(&e))?;
     Ok((guest, kernel.entry))
 }
 
