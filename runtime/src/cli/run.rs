@@ -28,7 +28,7 @@ use super::process::{Connection, Ending, Signals, Streams};
 use super::quantity::CPU_PERIOD_US;
 use super::terminal::{RawMode, is_interactive, window};
 use super::timings::{Phase, Stopwatch, of_pod, render};
-use super::{Failure, Outcome, RUNTIME_FAILED, image, resolv};
+use super::{Failure, Outcome, RUNTIME_FAILED, image, in_full, resolv};
 
 /// Kubernetes namespace of such pods.
 const NAMESPACE: &str = "bulkhead";
@@ -107,7 +107,7 @@ pub(super) async fn run(socket: &Path, args: RunArgs) -> Outcome {
         let error = error.context(format!("cannot remove pod {pod}"));
         match outcome {
             // The command's own status is worth more, but this must be known.
-            Ok(_) => writeln!(io::stderr(), "bulkhead: {error:#}")?,
+            Ok(_) => writeln!(io::stderr(), "bulkhead: {}", in_full(&error))?,
             Err(_) => outcome = Err(Failure::Told(error, RUNTIME_FAILED)),
         }
     }
@@ -238,7 +238,7 @@ fn tell_times(outside: &[Phase], inside: Result<Vec<Phase>>) -> io::Result<()> {
             "\nThe pod's start, seen by the daemon:\n{}",
             render(&phases)
         ),
-        Err(error) => writeln!(err, "\nbulkhead: no times of the pod's start: {error:#}"),
+        Err(error) => writeln!(err, "\nbulkhead: no times of the pod's start: {}", in_full(&error)),
     }
 }
 
