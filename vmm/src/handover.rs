@@ -188,6 +188,25 @@ fn receive_message(socket: impl AsFd) -> io::Result<Message> {
     })
 }
 
+/// For fuzzers: a message as it might arrive.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn fuzz_message(bytes: &[u8], descriptors: u8) {
+    let descriptors = (0..descriptors)
+        .map_while(|_| std::fs::File::open("/dev/null").ok())
+        .map(OwnedFd::from)
+        .collect();
+    let message = Message {
+        bytes: bytes.to_vec(),
+        descriptors,
+        truncated: false,
+    };
+    if let Ok((token, fd)) = message.check() {
+        let handed = Handed::default();
+        let _ = handed.keep(token, fd);
+        let _ = handed.take(bytes);
+    }
+}
+
 /// The daemon's side: hands `fd` over under `token` on a fresh connection.
 ///
 /// # Errors

@@ -63,7 +63,7 @@ const MAX_GSIS: u32 = 4096;
 
 impl Gsi {
     /// A GSI for a test double.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn for_tests(number: u32) -> Self {
         Self(number)
     }

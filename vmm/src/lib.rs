@@ -35,6 +35,8 @@ pub mod descriptors;
 pub mod device_thread;
 pub mod devices;
 pub mod exit;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod handover;
 pub mod irq;
 pub mod jail;
@@ -43,6 +45,6 @@ pub mod layout;
 pub mod machine;
 pub mod memory;
 pub mod pci;
-#[cfg(test)]
-mod testing;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod testing;
 pub mod timings;

@@ -1,4 +1,6 @@
-//! Doubles for unit tests: KVM's event plumbing and a virtio device, both recording.
+//! Doubles for unit tests and fuzzers: KVM's event plumbing and a virtio device, both
+//! recording.
+#![allow(clippy::expect_used, reason = "test support may assert by unwrapping")]
 
 use std::{
     io,
@@ -11,11 +13,16 @@ use std::{
 use bulkhead_virtio::device::{ActivateError, Activation, Device, DeviceType, QueueState};
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::irq::{Events, Gsi, Message};
+use crate::{
+    device_thread::DeviceThread,
+    irq::{Events, Gsi, Message},
+    memory,
+    pci::{Devfn, VirtioFunction, virtio::Surroundings},
+};
 
 /// One call to [`RecordedEvents`].
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Call {
+pub enum Call {
     /// A route, with the GSI that was passed.
     Route(Option<Gsi>, Message),
     /// The end of a route.
@@ -28,14 +35,14 @@ pub(crate) enum Call {
 
 /// [`Events`] that only remembers what was asked of it.
 #[derive(Debug, Default)]
-pub(crate) struct RecordedEvents {
+pub struct RecordedEvents {
     calls: Mutex<Vec<Call>>,
     next: AtomicU32,
 }
 
 impl RecordedEvents {
     /// The calls since the last time.
-    pub(crate) fn take(&self) -> Vec<Call> {
+    pub fn take(&self) -> Vec<Call> {
         std::mem::take(&mut *self.lock())
     }
 
@@ -66,35 +73,43 @@ impl Events for RecordedEvents {
 
 /// What a [`FakeDevice`] went through; shared with the test.
 #[derive(Debug, Default)]
-pub(crate) struct Seen {
+pub struct Seen {
     /// The activation in force.
-    pub(crate) active: Option<Activation>,
+    pub active: Option<Activation>,
     /// Activations so far.
-    pub(crate) activations: usize,
+    pub activations: usize,
     /// Stops so far.
-    pub(crate) stops: usize,
+    pub stops: usize,
     /// Whether the next activation is refused.
-    pub(crate) refuse: bool,
+    pub refuse: bool,
     /// Writes to the device configuration.
-    pub(crate) config_writes: Vec<(u64, Vec<u8>)>,
+    pub config_writes: Vec<(u64, Vec<u8>)>,
 }
 
 /// A device of two queues of at most 256 and 64 entries, with 8 bytes of configuration.
 #[derive(Debug)]
-pub(crate) struct FakeDevice(Arc<Mutex<Seen>>);
+pub struct FakeDevice {
+    name: String,
+    seen: Arc<Mutex<Seen>>,
+}
 
 impl FakeDevice {
     /// Features it offers: VERSION_1, EVENT_IDX and bit 5.
-    pub(crate) const FEATURES: u64 = 1 << 32 | 1 << 29 | 1 << 5;
+    pub const FEATURES: u64 = 1 << 32 | 1 << 29 | 1 << 5;
 
     /// A device and a view into it.
-    pub(crate) fn new() -> (Self, Arc<Mutex<Seen>>) {
+    #[must_use]
+    pub fn named(name: &str) -> (Self, Arc<Mutex<Seen>>) {
         let seen = Arc::new(Mutex::new(Seen::default()));
-        (Self(seen.clone()), seen)
+        let device = Self {
+            name: name.to_owned(),
+            seen: seen.clone(),
+        };
+        (device, seen)
     }
 
     fn seen(&self) -> std::sync::MutexGuard<'_, Seen> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -104,7 +119,7 @@ impl Device for FakeDevice {
     }
 
     fn name(&self) -> String {
-        "blk fake".into()
+        self.name.clone()
     }
 
     fn features(&self) -> u64 {
@@ -160,4 +175,25 @@ impl Device for FakeDevice {
     fn failure(&self) -> Option<String> {
         None
     }
+}
+
+/// Surroundings without KVM: 1 MiB of guest memory.
+#[must_use]
+pub fn surroundings() -> (Surroundings, Arc<RecordedEvents>) {
+    let events = Arc::new(RecordedEvents::default());
+    let memory = memory::allocate(1 << 20).expect("1 MiB of address space");
+    let surroundings = Surroundings {
+        memory,
+        events: events.clone(),
+        device_thread: DeviceThread::start(|| {}).expect("a thread"),
+        thread_hook: Arc::new(|_| Ok(())),
+    };
+    (surroundings, events)
+}
+
+/// A function of a fake device with a name of its own.
+#[must_use]
+pub fn function_at(devfn: Devfn, name: &str) -> Arc<VirtioFunction> {
+    let device = FakeDevice::named(name).0;
+    VirtioFunction::new(devfn, Box::new(device), surroundings().0).expect("descriptors")
 }

@@ -124,6 +124,7 @@ const VCPU_IOCTLS: &[u32] = &[
     0xae80,      // KVM_RUN
     0x4020_ae76, // KVM_IRQFD
     0x4008_ae6a, // KVM_SET_GSI_ROUTING
+    0xaead,      // KVM_KVMCLOCK_CTRL
     // State, taken out and put back while paused.
     0x8090_ae81, // KVM_GET_REGS
     0x4090_ae82, // KVM_SET_REGS

@@ -38,7 +38,7 @@ const STACK: usize = 128 << 10;
 /// How often a pause looks whether vCPUs are out of the guest.
 const PAUSE_POLL: Duration = Duration::from_millis(1);
 /// How often the vCPU of a VM that ended looks whether it is to be paused.
-const ENDED_POLL: Duration = Duration::from_millis(20);
+const ENDED_POLL: Duration = Duration::from_millis(1);
 
 /// How a VM ends: why, and one sentence about it.
 pub type Ending = (ExitReason, String);
@@ -444,7 +444,12 @@ impl VcpuThread {
         }
         loop {
             match self.inbox.recv() {
-                Ok(Command::Resume(until)) if until >= epoch => return true,
+                Ok(Command::Resume(until)) if until >= epoch => {
+                    // Spares the guest a soft lockup warning. Not possible before it has
+                    // set up its clock; then it needs no excuse either.
+                    let _ = self.vcpu.kvmclock_ctrl();
+                    return true;
+                }
                 // Left over from a pause that was given up before this vCPU parked.
                 Ok(Command::Resume(_)) => {}
                 // The asking side waits for the replies.

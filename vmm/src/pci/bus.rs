@@ -164,7 +164,7 @@ impl PciBus {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{layout::ECAM, pci::virtio::test_support::function_at};
+    use crate::{layout::ECAM, testing::function_at};
 
     fn vendor(bus: &PciBus, devfn: u64) -> u32 {
         let mut data = [0; 4];

@@ -4,12 +4,12 @@ use std::sync::{Arc, Mutex};
 
 use vm_memory::GuestAddress;
 
-use super::{capabilities, test_support::*, *};
+use super::{capabilities, *};
 use crate::{
     irq::Message,
     layout,
     pci::value,
-    testing::{Call, FakeDevice, Seen},
+    testing::{Call, FakeDevice, Seen, function_at, surroundings},
 };
 
 const DEVFN: Devfn = Devfn(9);
@@ -23,7 +23,7 @@ struct Driver {
 impl Driver {
     fn new() -> Self {
         let (surroundings, events) = surroundings();
-        let (device, seen) = FakeDevice::new();
+        let (device, seen) = FakeDevice::named("blk fake");
         let function = VirtioFunction::new(DEVFN, Box::new(device), surroundings).unwrap();
         Self {
             function,
