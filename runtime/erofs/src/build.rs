@@ -35,7 +35,7 @@ const LINK_MAX: usize = 4095;
 const FOLLOW_MAX: u32 = 40;
 /// Name parts walked through symbolic links in one layer. Real layers walk few;
 /// without a bound short entries could cost long walks.
-const FOLLOWED_PARTS_MAX: u64 = 8 << 20;
+const FOLLOWED_PARTS_MAX: u64 = 4 << 20;
 /// Most chunks of a sparse file.
 const CHUNKS_MAX: u64 = 65_536;
 /// Largest sparse file: 256 TiB.

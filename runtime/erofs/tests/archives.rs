@@ -367,9 +367,7 @@ fn walks_through_links_are_bounded() {
     for i in 0..20_000 {
         archive.raw(&Item::file(format!("s/{i}"), b""));
     }
-    let start = std::time::Instant::now();
     assert!(image_of(&archive.finish()).unwrap_err().is_limit());
-    assert!(start.elapsed().as_secs() < 60);
 }
 
 #[test]

@@ -7,8 +7,9 @@ use crate::limits::Limits;
 use crate::manifest::{Compression, Document, parse_docker};
 use crate::reference::Reference;
 
-/// Parses a manifest or index, and what docker archives have in their place.
-pub fn manifest(input: &[u8]) {
+/// Parses a manifest or index, what docker archives have in their place, and an
+/// image configuration.
+pub fn manifests(input: &[u8]) {
     let limits = Limits::default();
     match Document::parse(input, "input", &limits) {
         Ok(Document::Manifest(manifest)) => {
@@ -20,10 +21,6 @@ pub fn manifest(input: &[u8]) {
         Err(error) => drop(error.to_string()),
     }
     let _ = parse_docker(input, &limits);
-}
-
-/// Parses an image configuration.
-pub fn config(input: &[u8]) {
     if let Ok(config) = ImageConfig::parse(input) {
         assert!(config.diff_ids.len() <= crate::config::LAYERS_MAX);
     }

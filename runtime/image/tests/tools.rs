@@ -14,7 +14,9 @@ fn run(program: &str, args: &[&str]) {
         .args(args)
         .output()
         .unwrap_or_else(|error| {
-            panic!("{program}: {error}: install the package {program} to run these tests")
+            panic!(
+                "{program}: {error}: these tests need the packages skopeo, umoci and erofs-utils"
+            )
         });
     assert!(
         output.status.success(),

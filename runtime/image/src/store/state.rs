@@ -186,7 +186,10 @@ impl Inner {
             ..Changes::default()
         })?;
         let id = record.id;
-        for record in robbed.into_iter().chain([record]) {
+        // What was damaged may have been mended by the layers that came.
+        let damaged = state.images.values().filter(|entry| entry.image.is_err());
+        let damaged: Vec<_> = damaged.map(|entry| entry.record.clone()).collect();
+        for record in damaged.into_iter().chain(robbed).chain([record]) {
             self.reload(&mut state, record);
         }
         self.publish(&state);

@@ -175,3 +175,31 @@ fn the_store_survives_a_restart() {
     );
     drop(dir);
 }
+
+/// A layer that two images share is missing: importing one of them mends both.
+#[test]
+fn one_import_mends_every_image_that_shares_a_layer() {
+    let bench = Bench::new();
+    let base = layer("base");
+    let mut archives = Vec::new();
+    for name in ["one", "two"] {
+        let mut parts = Parts::new();
+        let manifest = parts.image("amd64", &[("+gzip", &base), ("+gzip", &layer(name))]);
+        parts.name(manifest, &format!("{name}:1"));
+        archives.push(parts.archive());
+        bench.import(&parts.archive()).unwrap();
+    }
+    let shared = bench.store.resolve("one:1").unwrap().layers[0]
+        .erofs_path
+        .clone();
+    let copy = copy_of(bench.store.dir());
+    std::fs::remove_file(copy.path().join("layers").join(shared.file_name().unwrap())).unwrap();
+    let store = Store::open(copy.path()).unwrap();
+    assert_eq!(store.problems().len(), 2);
+    let path = bench.write("one.tar", &archives[0]);
+    store
+        .import(&path, &ImportOptions::default(), &|_| {})
+        .unwrap();
+    assert!(store.problems().is_empty(), "{:?}", store.problems());
+    assert!(store.resolve("two:1").is_ok());
+}
