@@ -73,7 +73,7 @@ fn sparse_files_of_gnu_tar() {
     many.set_len(5_000_001).unwrap();
     std::fs::File::create(dir.path().join("hole"))
         .unwrap()
-        .set_len(300_000_000)
+        .set_len(20_000_000)
         .unwrap();
     std::fs::write(dir.path().join("plain"), b"plain").unwrap();
     let expected = std::fs::read(dir.path().join("many")).unwrap();
@@ -90,7 +90,7 @@ fn sparse_files_of_gnu_tar() {
         assert!(image.len() < 1 << 20, "the image is sparse: {args:?}");
         let tree = tree_of(&tar);
         assert!(tree.get("many").data == expected, "{args:?}");
-        assert_eq!(tree.get("hole").size, 300_000_000, "{args:?}");
+        assert_eq!(tree.get("hole").size, 20_000_000, "{args:?}");
         assert!(
             tree.get("hole").data.iter().all(|&byte| byte == 0),
             "{args:?}"
