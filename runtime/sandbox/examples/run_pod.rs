@@ -4,8 +4,12 @@
 //! ```text
 //! run_pod --vmm bulkhead-vmm --agent bulkhead-agent --kernel vmlinux
 //!     --image busybox.tar [--dir DIR] [--memory-mib 256] [--cpus 1] [--console]
-//!     [--no-cgroups] [--unconfined] [--exec 'COMMAND']... -- COMMAND [ARG]...
+//!     [--no-cgroups] [--unconfined] [--exec 'COMMAND']... [--crashes N]
+//!     -- COMMAND [ARG]...
 //! ```
+//!
+//! With `--crashes`, everything a daemon holds of the pod is thrown away N times
+//! while the command runs, once a second, and the pod is taken over again.
 #![allow(clippy::print_stdout)] // it is a program
 
 use std::{
@@ -22,6 +26,7 @@ use bulkhead_sandbox::{
     ContainerSpec, ExecSpec, Launcher as _, LogTarget, MicroVmConfig, MicroVmLauncher, ProcessId,
     Sandbox, SandboxSpec, Stream,
 };
+use tokio::runtime::Runtime;
 
 const POD: &str = "example0";
 const SCRATCH_BYTES: u64 = 1 << 30;
@@ -35,13 +40,14 @@ struct Options {
     memory_mib: u64,
     cpus: u32,
     execs: Vec<String>,
+    crashes: u32,
     command: Vec<String>,
 }
 
 fn options() -> Result<Options> {
     let mut config = MicroVmConfig::default();
     let (mut image, mut dir) = (None, PathBuf::from("/tmp/bulkhead-run-pod"));
-    let (mut memory_mib, mut cpus, mut execs) = (256, 1, Vec::new());
+    let (mut memory_mib, mut cpus, mut execs, mut crashes) = (256, 1, Vec::new(), 0);
     let mut args: VecDeque<String> = std::env::args().skip(1).collect();
     while let Some(arg) = args.pop_front() {
         let mut value = || {
@@ -58,6 +64,7 @@ fn options() -> Result<Options> {
             "--cpus" => cpus = value()?.parse()?,
             "--append" => config.extra_cmdline = value()?,
             "--exec" => execs.push(value()?),
+            "--crashes" => crashes = value()?.parse()?,
             "--console" => config.console = true,
             "--no-cgroups" => config.cgroup_root = None,
             "--unconfined" => config.confine = false,
@@ -72,19 +79,13 @@ fn options() -> Result<Options> {
         memory_mib,
         cpus,
         execs,
+        crashes,
         command: args.into(),
     })
 }
 
 fn main() -> ExitCode {
-    let run = || -> Result<i32> {
-        let options = options()?;
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .enable_all()
-            .build()?;
-        runtime.block_on(run(options))
-    };
-    match run() {
+    match options().and_then(|options| run(&options)) {
         Ok(code) => ExitCode::from(u8::try_from(code).unwrap_or(1)),
         Err(e) => {
             eprintln!("run_pod: {e}");
@@ -93,19 +94,20 @@ fn main() -> ExitCode {
     }
 }
 
-async fn run(mut options: Options) -> Result<i32> {
-    let dir = &options.dir;
-    let state = dir.join("state");
-    let scratch = dir.join("scratch");
-    options.config.run_dir = dir.join("pods");
-    options.config.cache_dir = dir.join("cache");
-    options.config.scratch_dir = scratch.clone();
-    std::fs::create_dir_all(dir)?;
+fn runtime() -> Result<Runtime> {
+    Ok(tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?)
+}
 
-    let store = Store::open(&state)?;
-    let imported = store.import(&options.image, &ImportOptions::default(), &|_| {})?;
-    let image = imported.images.first().ok_or("the file holds no image")?;
-    let template = ScratchTemplate::prepare(&scratch, SCRATCH_BYTES)?;
+fn launcher(options: &Options) -> Result<MicroVmLauncher> {
+    let dir = &options.dir;
+    let mut config = options.config.clone();
+    config.run_dir = dir.join("pods");
+    config.cache_dir = dir.join("cache");
+    config.scratch_dir = dir.join("scratch");
+    std::fs::create_dir_all(dir)?;
+    let template = ScratchTemplate::prepare(&config.scratch_dir, SCRATCH_BYTES)?;
     let make = move |path: &Path, bytes: u64| {
         debug_assert_eq!(bytes, SCRATCH_BYTES);
         template
@@ -113,41 +115,83 @@ async fn run(mut options: Options) -> Result<i32> {
             .map(|s| s.file)
             .map_err(std::io::Error::other)
     };
-    let launcher = MicroVmLauncher::new(options.config.clone(), Arc::new(make))?;
-    for left in launcher.leftovers().await? {
-        println!("removing what is left of {left}");
-        launcher.destroy(&left).await?;
-    }
+    Ok(MicroVmLauncher::new(config, Arc::new(make))?)
+}
 
-    let began = Instant::now();
-    let spec = SandboxSpec {
-        pod_id: POD.into(),
-        boot_vcpus: options.cpus,
-        max_vcpus: options.cpus,
-        memory_bytes: options.memory_mib << 20,
-        scratch_bytes: SCRATCH_BYTES,
-        hostname: "example".into(),
-        dns: Default::default(),
-        interfaces: Vec::new(),
-        sysctls: Default::default(),
-        cgroup_parent: None,
-        vmm_uid: 70_000,
-    };
-    let pod = launcher.launch(spec).await?;
-    println!("pod: {:?}", began.elapsed());
-    for timing in pod.timings() {
-        println!("  {:<18} {:?}", timing.phase, timing.took);
-    }
+fn run(options: &Options) -> Result<i32> {
+    let store = Store::open(options.dir.join("state"))?;
+    let imported = store.import(&options.image, &ImportOptions::default(), &|_| {})?;
+    let image = imported.images.first().ok_or("the file holds no image")?;
     let layers = image
         .layers
         .iter()
         .map(|layer| layer.erofs_path.clone())
         .collect();
-    let result = container(&options, layers, &*pod).await;
+
+    let mut daemon = runtime()?;
+    let (record, mut result) = daemon.block_on(async {
+        let pod = launch(options).await?;
+        let result = start(options, layers, &*pod).await;
+        Ok::<_, Box<dyn StdError + Send + Sync>>((pod.record(), (pod, result)))
+    })?;
+    for n in 1..=options.crashes {
+        daemon.block_on(async { tokio::time::sleep(Duration::from_secs(1)).await });
+        drop(result);
+        daemon.shutdown_background();
+        daemon = runtime()?;
+        result = daemon.block_on(async {
+            let began = Instant::now();
+            let pod = launcher(options)?.adopt(&record).await?;
+            let result = pod.resume_container("container", log(options)).await;
+            println!("crash {n}: taken over in {:?}", began.elapsed());
+            Ok::<_, Box<dyn StdError + Send + Sync>>((pod, result.map_err(Into::into)))
+        })?;
+    }
+    daemon.block_on(async {
+        let (pod, started) = result;
+        let ended = match started {
+            Ok(()) => finish(options, &*pod).await,
+            Err(e) => Err(e),
+        };
+        remove(options, &*pod, ended.is_err()).await?;
+        ended
+    })
+}
+
+async fn launch(options: &Options) -> Result<Arc<dyn Sandbox>> {
+    let launcher = launcher(options)?;
+    for left in launcher.leftovers().await? {
+        println!("removing what is left of {left}");
+        launcher.destroy(&left).await?;
+    }
+    let began = Instant::now();
+    let pod = launcher
+        .launch(SandboxSpec {
+            pod_id: POD.into(),
+            boot_vcpus: options.cpus,
+            max_vcpus: options.cpus,
+            memory_bytes: options.memory_mib << 20,
+            scratch_bytes: SCRATCH_BYTES,
+            hostname: "example".into(),
+            dns: Default::default(),
+            interfaces: Vec::new(),
+            sysctls: Default::default(),
+            cgroup_parent: None,
+            vmm_uid: 70_000,
+        })
+        .await?;
+    println!("pod: {:?}", began.elapsed());
+    for timing in pod.timings() {
+        println!("  {:<18} {:?}", timing.phase, timing.took);
+    }
+    Ok(pod)
+}
+
+async fn remove(options: &Options, pod: &dyn Sandbox, failed: bool) -> Result<()> {
     println!("{}", serde_json::to_string_pretty(&pod.info().await)?);
-    if result.is_err() {
+    if failed {
         println!("exited: {:?}", *pod.exited().borrow());
-        let log = options.config.run_dir.join(POD).join("vmm.log");
+        let log = options.dir.join("pods").join(POD).join("vmm.log");
         println!(
             "vmm.log:\n{}",
             std::fs::read_to_string(log).unwrap_or_default()
@@ -157,22 +201,26 @@ async fn run(mut options: Options) -> Result<i32> {
     pod.stop(Duration::from_secs(10)).await?;
     println!("stop: {:?}, {:?}", began.elapsed(), *pod.exited().borrow());
     let began = Instant::now();
+    let launcher = launcher(options)?;
     launcher.destroy(POD).await?;
     println!(
         "destroy: {:?}, left: {:?}",
         began.elapsed(),
         launcher.leftovers().await?
     );
-    result
+    Ok(())
 }
 
-async fn container(options: &Options, layers: Vec<PathBuf>, pod: &dyn Sandbox) -> Result<i32> {
-    let log = LogTarget {
+fn log(options: &Options) -> LogTarget {
+    LogTarget {
         directory: options.dir.join("logs"),
         path: "container/0.log".into(),
-    };
-    let log_path = log.directory.join(&log.path);
-    let _ = std::fs::remove_file(&log_path);
+    }
+}
+
+async fn start(options: &Options, layers: Vec<PathBuf>, pod: &dyn Sandbox) -> Result<()> {
+    let log = log(options);
+    let _ = std::fs::remove_file(log.directory.join(&log.path));
     let spec = ContainerSpec {
         container_id: "container".into(),
         layers,
@@ -195,6 +243,11 @@ async fn container(options: &Options, layers: Vec<PathBuf>, pod: &dyn Sandbox) -
     let began = Instant::now();
     pod.start_container("container").await?;
     println!("start: {:?}", began.elapsed());
+    Ok(())
+}
+
+async fn finish(options: &Options, pod: &dyn Sandbox) -> Result<i32> {
+    let began = Instant::now();
     for (n, command) in options.execs.iter().enumerate() {
         let began = Instant::now();
         let (code, out) = exec(pod, &format!("exec{n}"), command).await?;
@@ -202,11 +255,12 @@ async fn container(options: &Options, layers: Vec<PathBuf>, pod: &dyn Sandbox) -
     }
     let exit = pod.wait(&ProcessId::init("container")).await?;
     println!("exit: {exit:?}, after {:?}", began.elapsed());
-    let text = std::fs::read_to_string(log_path)?;
+    let log = log(options);
+    let text = std::fs::read_to_string(log.directory.join(log.path))?;
     println!(
         "log, {} bytes:\n{}",
         text.len(),
-        text.chars().take(4000).collect::<String>()
+        text.chars().take(2000).collect::<String>()
     );
     let (stats, guest) = pod.stats().await?;
     println!("{stats:?}\n{guest:?}");

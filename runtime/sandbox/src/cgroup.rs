@@ -59,6 +59,26 @@ impl Cgroups {
     /// When the kernel refuses; parents that were made stay.
     pub fn create(&self, name: &str) -> Result<Cgroup> {
         check(name)?;
+        let mut result = self.try_create(name);
+        // The last pod's removal may take the runtime's own parent away meanwhile.
+        for _ in 0..8 {
+            match result {
+                Err((_, e)) if e.kind() == io::ErrorKind::NotFound => {
+                    result = self.try_create(name);
+                }
+                _ => break,
+            }
+        }
+        result.map_err(|(dir, e)| {
+            Error::new(
+                ErrorKind::Internal,
+                format!("cannot make cgroup {}", dir.display()),
+            )
+            .caused_by(e)
+        })
+    }
+
+    fn try_create(&self, name: &str) -> std::result::Result<Cgroup, (PathBuf, io::Error)> {
         let mut dir = self.root.clone();
         for part in Path::new(name) {
             enable_controllers(&dir);
@@ -66,13 +86,7 @@ impl Cgroups {
             match fs::create_dir(&dir) {
                 Ok(()) => {}
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(e) => {
-                    return Err(Error::new(
-                        ErrorKind::Internal,
-                        format!("cannot make cgroup {}", dir.display()),
-                    )
-                    .caused_by(e));
-                }
+                Err(e) => return Err((dir, e)),
             }
         }
         Ok(Cgroup { dir })
@@ -87,6 +101,14 @@ impl Cgroups {
         Ok(Cgroup {
             dir: self.root.join(name),
         })
+    }
+
+    /// Removes a cgroup if it has neither processes nor children; otherwise it
+    /// stays. For the runtime's own parent, once the last pod is gone.
+    pub fn remove_if_empty(&self, name: &str) {
+        if check(name).is_ok() {
+            let _ = fs::remove_dir(self.root.join(name));
+        }
     }
 
     /// Names of the cgroups directly beneath `parent`.
@@ -241,8 +263,13 @@ mod tests {
         let control = fs::read_to_string(dir.path().join("cgroup.subtree_control")).unwrap();
         assert_eq!(control, "+io");
         assert_eq!(cgroups.children("bulkhead"), ["p1"]);
+        cgroups.remove_if_empty("bulkhead");
+        assert_eq!(cgroups.children("bulkhead"), ["p1"]);
         assert!(cgroups.children("none").is_empty());
         cgroups.create("bulkhead/p1").unwrap();
+        fs::remove_dir(dir.path().join("bulkhead/p1")).unwrap();
+        cgroups.remove_if_empty("bulkhead");
+        assert!(!dir.path().join("bulkhead").exists());
     }
 
     #[test]

@@ -63,6 +63,7 @@ impl MicroVmLauncher {
                     Err(e) => warn!(pod = %pod_id, "ignoring a recorded cgroup: {e}"),
                 }
             }
+            cgroups.remove_if_empty(&self.config.cgroup_parent);
         }
         let gone = |result: io::Result<()>, what: &std::path::Path| match result {
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::new(
