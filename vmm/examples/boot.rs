@@ -132,8 +132,10 @@ fn run(mut options: Options, dir: &Path) -> Result<()> {
     drop(kept);
     if let Some(ready) = ready {
         std::thread::spawn(move || {
-            if ready.accept().is_ok() {
+            // The guest takes the end of this connection for the end of its host.
+            if let Ok((_connection, _)) = ready.accept() {
                 println!("ready {:.1} ms", start.elapsed().as_secs_f64() * 1e3);
+                std::thread::sleep(Duration::MAX);
             }
         });
     }

@@ -46,9 +46,9 @@ fn main() -> ExitCode {
     std::process::exit(i32::from(reason as u8))
 }
 
-/// How much to log: `BULKHEAD_LOG`, a level's name; "info" without it.
+/// How much to log: `RUST_LOG`, one level's name; "info" without it.
 fn level() -> tracing::Level {
-    let wanted = std::env::var("BULKHEAD_LOG").unwrap_or_default();
+    let wanted = std::env::var("RUST_LOG").unwrap_or_default();
     wanted.parse().unwrap_or(tracing::Level::INFO)
 }
 
