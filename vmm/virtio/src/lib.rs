@@ -31,9 +31,9 @@
         clippy::unwrap_used,
         clippy::expect_used,
         clippy::panic,
-        clippy::cast_possible_truncation
-    ),
-    doc = "Tests may assert by unwrapping."
+        clippy::cast_possible_truncation,
+        reason = "a test asserts by unwrapping, and knows its numbers"
+    )
 )]
 
 pub mod blk;

@@ -1,6 +1,7 @@
 //! A device with a driver attached.
 
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use vm_memory::{GuestAddress, GuestMemoryMmap};
@@ -40,6 +41,8 @@ pub struct Rig<D: Device> {
     /// For buffers.
     pub arena: Arena,
     features: u64,
+    /// The threads that the device started, as directories of `/proc`.
+    threads: Arc<Mutex<Vec<PathBuf>>>,
 }
 
 impl<D: Device> Rig<D> {
@@ -78,6 +81,7 @@ impl<D: Device> Rig<D> {
             queues,
             arena: Arena::new(memory, next, low as u64),
             features: negotiated,
+            threads: Arc::default(),
         };
         rig.activate().expect("the device starts");
         rig
@@ -97,8 +101,30 @@ impl<D: Device> Rig<D> {
                 .map(|queue| Some(queue.active()))
                 .collect(),
             config_interrupt: TestInterrupt::new(),
-            thread_hook: no_hook(),
+            thread_hook: self.hook(),
         })
+    }
+
+    fn hook(&self) -> ThreadHook {
+        let threads = self.threads.clone();
+        Arc::new(move |_| {
+            let thread = std::fs::read_link("/proc/thread-self")?;
+            threads
+                .lock()
+                .unwrap()
+                .push(Path::new("/proc").join(thread));
+            Ok(())
+        })
+    }
+
+    /// Processor time that the device's threads have used.
+    pub fn thread_time(&self) -> Duration {
+        let threads = self.threads.lock().unwrap();
+        let times = threads.iter().filter_map(|thread| {
+            let stat = std::fs::read_to_string(thread.join("schedstat")).ok()?;
+            stat.split_whitespace().next()?.parse::<u64>().ok()
+        });
+        Duration::from_nanos(times.sum())
     }
 
     /// Stops the device and starts it again from the states that it gave back, as a restore does.

@@ -126,13 +126,14 @@ impl Handler for VsockWorker {
     fn turn(&mut self, poller: &Poller) -> Next {
         let now = Instant::now();
         self.muxer.expire(now);
-        let mut more = self.muxer.accept(poller);
         if self.reset {
             self.announce_reset();
         }
         if self.packets {
             self.transmit(poller);
         }
+        // Behind all that gives places back.
+        let mut more = self.muxer.accept(poller);
         more |= self.receive();
         for queue in &mut self.queues {
             queue.notify();

@@ -5,7 +5,7 @@ use std::net::Shutdown;
 use std::time::{Duration, Instant};
 
 use super::super::packet::{CLOSED, Header, NO_RECEIVE, NO_SEND, Op};
-use super::super::{PATIENCE, SMALL_WINDOW, WINDOW, WINDOWS};
+use super::super::{MAX_CONNECTIONS, PATIENCE, SMALL_WINDOW, WINDOW, WINDOWS};
 use super::guest::{CID, Guest, Shape, data, packet, reply};
 use crate::device::Device;
 
@@ -89,15 +89,11 @@ fn a_port_that_the_guest_refuses_ends_the_stream() {
 #[test]
 fn a_guest_that_does_not_answer_is_given_up() {
     let mut guest = Guest::new(Shape::Linux);
+    let start = Instant::now();
     let mut stream = guest.dial(1024);
     let request = guest.expect(Op::Request);
-    let start = Instant::now();
     assert_eq!(stream.read(&mut [0; 8]).unwrap(), 0);
-    assert!(
-        start.elapsed() >= PATIENCE - Duration::from_millis(200),
-        "{:?}",
-        start.elapsed()
-    );
+    assert!(start.elapsed() >= PATIENCE);
     let reset = guest.expect(Op::Reset);
     assert_eq!(reset.src_port, request.src_port);
     // Too late.
@@ -115,8 +111,8 @@ fn a_program_that_says_nothing_or_nonsense_is_dropped() {
             .unwrap();
         stream
     };
-    let mut silent = connect();
     let start = Instant::now();
+    let mut silent = connect();
     for nonsense in [&b"GET / HTTP/1.1\n"[..], &[b'x'; 100], b"CONNECT -1\n"] {
         let mut stream = connect();
         stream.write_all(nonsense).unwrap();
@@ -126,9 +122,8 @@ fn a_program_that_says_nothing_or_nonsense_is_dropped() {
     half.write_all(b"CONNECT 10").unwrap();
     half.shutdown(Shutdown::Write).unwrap();
     assert_eq!(half.read(&mut [0; 8]).unwrap_or(0), 0);
-    assert!(start.elapsed() < PATIENCE);
     assert_eq!(silent.read(&mut [0; 8]).unwrap(), 0);
-    assert!(start.elapsed() >= PATIENCE - Duration::from_millis(200));
+    assert!(start.elapsed() >= PATIENCE);
 }
 
 #[test]
@@ -199,17 +194,17 @@ fn a_program_that_leaves_is_told_and_then_reset() {
     let mut guest = Guest::new(Shape::Linux);
     let (mut stream, host) = guest.connect(1024);
     stream.write_all(b"bye").unwrap();
+    let start = Instant::now();
     drop(stream);
     assert_eq!(guest.expect_data(3), b"bye");
     let told = guest.expect(Op::Shutdown);
-    let start = Instant::now();
     // The end may be seen before the hang-up.
     if told.flags == NO_SEND {
         assert_eq!(guest.expect(Op::Shutdown).flags, CLOSED);
     }
     // The guest does not answer.
     let reset = guest.expect(Op::Reset);
-    assert!(start.elapsed() >= PATIENCE - Duration::from_millis(200));
+    assert!(start.elapsed() >= PATIENCE);
     assert_eq!(reset.src_port, host);
 }
 
@@ -292,21 +287,44 @@ fn a_restored_guest_hears_that_its_connections_are_gone() {
 }
 
 #[test]
-fn the_device_gives_its_sockets_back() {
-    let open = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+fn places_are_given_back() {
     let mut guest = Guest::new(Shape::Linux);
-    let _kept = guest.connect(1);
-    let before = open();
-    for _ in 0..50 {
-        let (stream, host) = guest.connect(1024);
+    // More than there are places, one after the other.
+    for round in 0..MAX_CONNECTIONS as u32 + 50 {
+        let (mut stream, host) = guest.connect(1024);
         guest.send(&shutdown(CLOSED, host, 1024), &[]);
         guest.expect(Op::Reset);
-        drop(stream);
+        assert_eq!(stream.read(&mut [0; 1]).unwrap(), 0, "{round}");
     }
-    // Other tests run beside this one: allow for theirs.
-    let start = Instant::now();
-    while open() > before + 40 && start.elapsed() < Duration::from_secs(5) {
-        std::thread::sleep(Duration::from_millis(10));
+}
+
+#[test]
+fn a_full_table_refuses_the_guest_and_lets_the_host_wait() {
+    let mut guest = Guest::new(Shape::Linux);
+    let listener = guest.listen(7);
+    let mut kept = Vec::new();
+    for port in 0..MAX_CONNECTIONS as u32 {
+        guest.send(&packet(Op::Request, 7, port), &[]);
+        guest.expect(Op::Response);
+        kept.push(listener.accept().unwrap());
     }
-    assert!(open() <= before + 40);
+    guest.send(&packet(Op::Request, 7, 1 << 20), &[]);
+    guest.expect(Op::Reset);
+    let mut waiting = guest.dial(1024);
+    guest.expect_silence();
+    // One leaves, the waiting one comes in.
+    guest.send(&shutdown(CLOSED, 7, 0), &[]);
+    let mut seen = [
+        guest.receive(PATIENCE).unwrap().0,
+        guest.receive(PATIENCE).unwrap().0,
+    ];
+    seen.sort_by_key(|header| header.op);
+    assert_eq!(
+        (seen[0].op, seen[1].op),
+        (Op::Request as u16, Op::Reset as u16)
+    );
+    guest.send(&reply(&seen[0], Op::Response), &[]);
+    let mut line = [0; 3];
+    waiting.read_exact(&mut line).unwrap();
+    assert_eq!(&line, b"OK ");
 }
