@@ -307,22 +307,20 @@ fn print_status(status: &vmm::StatusResponse) {
     }
 }
 
-/// Resident memory of the VMM, with guest RAM (its one large mapping) apart.
+/// Resident memory of the VMM, guest RAM (its one large mapping) apart.
 fn weigh(pid: u32) -> Result<()> {
+    const GUEST: u64 = 24 << 20;
     let maps = fs::read_to_string(format!("/proc/{pid}/smaps"))?;
     let (mut own, mut guest, mut private, mut large) = (0u64, 0u64, 0u64, false);
-    let mut in_guest = 0..0;
     for line in maps.lines() {
         let mut words = line.split_whitespace();
         let first = words.next().unwrap_or_default();
-        if let Some((from, to)) = first.split_once('-')
-            && let (Ok(from), Ok(to)) = (u64::from_str_radix(from, 16), u64::from_str_radix(to, 16))
-        {
-            // Guest RAM is the only mapping of such a size, but files are mapped into it.
-            if to - from >= 24 << 20 && in_guest.is_empty() {
-                in_guest = from..from + (64 << 30);
-            }
-            large = in_guest.contains(&from) && to - from >= 64 << 10;
+        let range = first.split_once('-').and_then(|(from, to)| {
+            let number = |text| u64::from_str_radix(text, 16).ok();
+            Some((number(from)?, number(to)?))
+        });
+        if let Some((from, to)) = range {
+            large = to - from >= GUEST;
         } else if let Some(kib) = words.next().and_then(|kib| kib.parse::<u64>().ok()) {
             match first {
                 "Rss:" if large => guest += kib,

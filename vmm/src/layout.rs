@@ -55,6 +55,9 @@ pub const ACPI_TABLES_END: u64 = 0x10_0000;
 /// Where RAM continues above the legacy hole.
 pub const HIGH_RAM_START: u64 = 0x10_0000;
 
+/// Where Linux is linked to run (`CONFIG_PHYSICAL_START`); its headers have the last word.
+pub const KERNEL: u64 = 16 * MIB;
+
 /// Start of the hole below 4 GiB.
 pub const HOLE_START: u64 = 3 * GIB;
 /// End of the hole; RAM continues here.

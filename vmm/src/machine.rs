@@ -337,11 +337,16 @@ fn load(config: &Config, fds: &mut Descriptors) -> Result<(Memory, u64), Fatal> 
     let bytes = config.memory_bytes;
     let guest = memory::allocate(bytes).map_err(|e| Fatal::internal(&e))?;
     let file = fds.file(config.kernel).map_err(|e| Fatal::config(&e))?;
+    memory::prefer_huge_pages(&guest, layout::KERNEL, len(&file));
     let kernel = boot::kernel::load(guest.as_ref(), bytes, file).map_err(|e| Fatal::config(&e))?;
     let initramfs = match config.initramfs {
         None => None,
         Some(fd) => {
             let file = fds.file(fd).map_err(|e| Fatal::config(&e))?;
+            let len = len(&file);
+            if let Some(start) = layout::initramfs(bytes, len, kernel.end) {
+                memory::prefer_huge_pages(&guest, start, len);
+            }
             let loaded = boot::kernel::load_initramfs(guest.as_ref(), bytes, kernel.end, file);
             Some(loaded.map_err(|e| Fatal::config(&e))?)
         }
@@ -351,6 +356,11 @@ fn load(config: &Config, fds: &mut Descriptors) -> Result<(Memory, u64), Fatal> 
     boot::write_tables(&guest, bytes, &config.cmdline, vcpus, initramfs, rsdp)
         .map_err(|e| Fatal::config(&e))?;
     Ok((guest, kernel.entry))
+}
+
+/// A file's length, as far as it matters for advice.
+fn len(file: &std::fs::File) -> u64 {
+    file.metadata().map_or(0, |metadata| metadata.len())
 }
 
 fn kvm_fatal(error: &KvmError) -> Fatal {
