@@ -1,7 +1,7 @@
 //! Puts the kernel and the initramfs into guest memory.
 //!
 //! linux-loader parses the ELF file and reads each loadable segment to its place.
-//! Its source is a [`SharedFile`]: the daemon passes one open file to many VMMs,
+//! Its source is a file read by offset: the daemon passes one open file to many VMMs,
 //! which share its position, so it must not be moved.
 //!
 //! The image is copied, not mapped. A private mapping of the file would share pages
