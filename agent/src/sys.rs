@@ -38,8 +38,8 @@ fn check(result: libc::c_long) -> io::Result<libc::c_long> {
 /// Adds entropy and counts it in full, then reseeds the generator (random(4)).
 pub(crate) fn add_entropy(seed: &[u8]) -> io::Result<()> {
     const MAX: usize = 512;
-    const RNDADDENTROPY: u64 = 0x4008_5203;
-    const RNDRESEEDCRNG: u64 = 0x5207;
+    const RNDADDENTROPY: libc::Ioctl = 0x4008_5203;
+    const RNDRESEEDCRNG: libc::Ioctl = 0x5207;
     /// `struct rand_pool_info` of linux/random.h with its buffer in place.
     #[repr(C)]
     struct Pool {
@@ -62,11 +62,11 @@ pub(crate) fn add_entropy(seed: &[u8]) -> io::Result<()> {
     // SAFETY: the kernel reads at most `buf_bytes` <= MAX bytes of `buf`, which
     // lives across the call.
     check(libc::c_long::from(unsafe {
-        libc::ioctl(random.as_raw_fd(), RNDADDENTROPY as _, &raw const pool)
+        libc::ioctl(random.as_raw_fd(), RNDADDENTROPY, &raw const pool)
     }))?;
     // SAFETY: this request takes no argument.
     check(libc::c_long::from(unsafe {
-        libc::ioctl(random.as_raw_fd(), RNDRESEEDCRNG as _, 0)
+        libc::ioctl(random.as_raw_fd(), RNDRESEEDCRNG, 0)
     }))?;
     Ok(())
 }

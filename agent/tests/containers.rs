@@ -45,6 +45,7 @@ async fn containers() {
         configuring_twice,
         output_and_exit,
         the_pods_surroundings,
+        the_pods_network,
         missing_programs,
         users_and_groups,
         execs,
@@ -158,6 +159,27 @@ async fn the_pods_surroundings(agent: &Agent) {
         assert!(text.contains(part), "{text:?} lacks {part:?}");
     }
     assert_eq!(ran.exit.exit_code, 0, "{ran:?}");
+}
+
+async fn the_pods_network(agent: &Agent) {
+    if !agent.place.is_guest() {
+        return;
+    }
+    let script = "ip addr; ip route; ip -6 route; ip neigh; cat /etc/hosts";
+    let text = agent.run_script("net", script).await.text();
+    for part in [
+        "lo: <LOOPBACK,UP,LOWER_UP>",
+        "eth7: <BROADCAST,MULTICAST,UP,LOWER_UP> mtu 1400",
+        "inet 10.88.0.5/16 brd 10.88.255.255",
+        "inet6 fd00::5/64 scope global flags 02", // nodad, and not tentative
+        "default via 10.88.0.1 dev eth7",
+        "192.0.2.0/24 via 169.254.1.1 dev eth7 onlink",
+        "default via fd00::1 dev eth7",
+        "10.88.0.1 dev eth7 lladdr 02:00:00:00:00:01",
+        "10.88.0.5\ttest-pod\n",
+    ] {
+        assert!(text.contains(part), "lacks {part:?}:\n{text}");
+    }
 }
 
 async fn missing_programs(agent: &Agent) {
@@ -377,7 +399,9 @@ async fn stdin_half_close(agent: &Agent) {
     request.stdin = true;
     agent.create_container(request).await.unwrap();
     agent.start("cat").await.unwrap();
-    let data: Vec<u8> = (0..3_000_000_u32).map(|i| (i % 251) as u8).collect();
+    let data: Vec<u8> = (0..3_000_000)
+        .map(|i| u8::try_from(i % 251).unwrap())
+        .collect();
     let mut stdin = agent.place.open("cat", "", Stream::STDIN, 0).await.unwrap();
     stdin.write(&data[..1_000_000]).await;
     drop(stdin);
@@ -1044,4 +1068,5 @@ async fn shut_down(agent: &Agent) {
     let mut request = ShutdownRequest::new();
     request.grace_ms = 5000;
     agent.shutdown(request).await.unwrap();
+    agent.place.powers_off().await;
 }

@@ -238,7 +238,6 @@ pub(super) async fn make(
     if options.terminal {
         // It may not have been made.
         let _ = fs::remove_file(&console);
-        let _ = fs::remove_file(dir.join("rt/console-socket"));
     }
     let (pid, uid, gid, groups) = match reply? {
         Reply::Made {

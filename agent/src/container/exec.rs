@@ -1,6 +1,6 @@
 //! Further processes in a running container.
 
-use std::sync::Arc;
+use std::{fs, sync::Arc};
 
 use bulkhead_agent_api::agent::ExecRequest;
 use oci_spec::runtime::Process as OciProcess;
@@ -91,7 +91,10 @@ impl Containers {
             cgroup: name.clone(),
             launch,
         }));
-        let made = make(self, job, &options, &container.dir, &name).await?;
+        let made = make(self, job, &options, &container.dir, &name).await;
+        // What the helper needed on the way; see there.
+        let _ = fs::remove_dir_all(container.dir.join(&name));
+        let made = made?;
         let status = stream::pipe(made.status).context(|| "poll the status pipe")?;
         let text = read_status(&status).await?;
         if !text.is_empty() {

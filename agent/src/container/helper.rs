@@ -146,7 +146,8 @@ fn perform_create(mut job: Create, fds: Vec<OwnedFd>) -> Result<Reply> {
     job.spec.set_process(Some(process));
     write_json(&job.dir.join("config.json"), &job.spec)?;
 
-    let builder = builder(&job.dir, "init", &job.launch, fds)?;
+    let console = console_socket(&job.dir, "init");
+    let builder = builder(&job.dir, &job.launch, console, fds)?;
     let mut container = builder
         .as_init(&job.dir)
         .with_systemd(false)
@@ -175,21 +176,25 @@ fn perform_exec(job: Exec, fds: Vec<OwnedFd>) -> Result<Reply> {
     if process.oom_score_adj().is_none() {
         process.set_oom_score_adj(Some(0));
     }
-    let file = job.dir.join(format!("process-{}.json", job.name));
+    // libcontainer leaves sockets and links where it finds a container's state:
+    // each exec gets a directory of its own for them, which goes with it.
+    let own = job.dir.join(&job.name);
+    let state = own.join(RUNTIME_ID);
+    fs::create_dir_all(&state).context(|| format!("make {}", state.display()))?;
+    let file = "state.json";
+    fs::copy(job.dir.join(RUNTIME_ID).join(file), state.join(file))
+        .context(|| "copy the container's state")?;
+    let file = own.join("process.json");
     write_json(&file, &process)?;
-    let built = builder(&job.dir, &job.name, &job.launch, fds).and_then(|builder| {
-        builder
-            .as_tenant()
-            .with_detach(true)
-            .as_sibling(true)
-            .with_process(Some(&file))
-            .with_sub_cgroup(Some(job.cgroup.clone()))
-            .build()
-            .map_err(|why| failed("start the process", &why))
-    });
-    // Only libcontainer reads it.
-    let _ = fs::remove_file(&file);
-    Ok(made(built?.as_raw(), identity))
+    let pid = builder(&own, &job.launch, console_socket(&job.dir, &job.name), fds)?
+        .as_tenant()
+        .with_detach(true)
+        .as_sibling(true)
+        .with_process(Some(&file))
+        .with_sub_cgroup(Some(job.cgroup.clone()))
+        .build()
+        .map_err(|why| failed("start the process", &why))?;
+    Ok(made(pid.as_raw(), identity))
 }
 
 fn made(pid: i32, identity: Identity) -> Reply {
@@ -204,8 +209,8 @@ fn made(pid: i32, identity: Identity) -> Reply {
 /// A builder with the process's streams, whatever they are.
 fn builder(
     dir: &Path,
-    name: &str,
     launch: &protocol::Launch,
+    console: PathBuf,
     fds: Vec<OwnedFd>,
 ) -> Result<ContainerBuilder> {
     let mut fds = fds.into_iter();
@@ -221,7 +226,7 @@ fn builder(
             .with_stdin(stdin)
             .with_stdout(stdout)
             .with_stderr(stderr),
-        _ => builder.with_console_socket(Some(console_socket(dir, name))),
+        _ => builder.with_console_socket(Some(console)),
     })
 }
 

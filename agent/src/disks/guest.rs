@@ -25,6 +25,8 @@ use crate::error::{Context as _, Error, Result};
 const APPEARS_WITHIN: Duration = Duration::from_secs(5);
 /// How long the kernel may take to let go of a file system's last user.
 const FREES_WITHIN: Duration = Duration::from_secs(5);
+/// A scan reads the configuration of every slot, an exit each: not too often.
+const RESCAN: Duration = Duration::from_millis(250);
 const POLL: Duration = Duration::from_millis(2);
 
 /// The guest's PCI bus and block devices.
@@ -58,7 +60,7 @@ fn rescan() -> Result<()> {
 /// Device nodes of disks with these serials, in order.
 fn wait_for(serials: &[&str]) -> Result<Vec<PathBuf>> {
     let deadline = Instant::now() + APPEARS_WITHIN;
-    let mut rescanned = false;
+    let mut last_scan = None;
     loop {
         let present = by_serial()?;
         let missing: Vec<&str> = serials
@@ -73,11 +75,6 @@ fn wait_for(serials: &[&str]) -> Result<Vec<PathBuf>> {
                 .map(|name| Path::new("/dev").join(name))
                 .collect());
         }
-        if !rescanned {
-            rescan()?;
-            rescanned = true;
-            continue;
-        }
         if Instant::now() >= deadline {
             return Err(Error::not_found(format!(
                 "no disk with serial {} appeared within {} s of a bus rescan; present: {}",
@@ -86,9 +83,14 @@ fn wait_for(serials: &[&str]) -> Result<Vec<PathBuf>> {
                 present.keys().cloned().collect::<Vec<_>>().join(", "),
             )));
         }
-        std::thread::sleep(POLL);
-        // A function added after the first rescan is found by a later one.
-        rescan()?;
+        // The first scan finds a function that is there; a probe may end a
+        // little later, and a function may be added late, hence the rest.
+        if last_scan.is_none_or(|at: Instant| at.elapsed() >= RESCAN) {
+            rescan()?;
+            last_scan = Some(Instant::now());
+        } else {
+            std::thread::sleep(POLL);
+        }
     }
 }
 

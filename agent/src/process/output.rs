@@ -230,7 +230,7 @@ mod tests {
                     Step::Write(len) => {
                         let len = len.min(output.room());
                         let from = written.len();
-                        written.extend((from..from + len).map(|i| (i % 251) as u8));
+                        written.extend((from..from + len).map(|i| u8::try_from(i % 251).unwrap()));
                         output.push(&written[from..]);
                     }
                     Step::Send => {

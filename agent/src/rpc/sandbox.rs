@@ -67,7 +67,7 @@ impl Sandbox {
         }
         check_hostname(&request.hostname)?;
         if self.place.is_guest() {
-            self.configure_machine(&request).await?;
+            Self::configure_machine(&request)?;
         } else {
             refuse_on_host(&request)?;
         }
@@ -79,7 +79,7 @@ impl Sandbox {
         Ok(())
     }
 
-    async fn configure_machine(&self, request: &ConfigureSandboxRequest) -> Result<()> {
+    fn configure_machine(request: &ConfigureSandboxRequest) -> Result<()> {
         if request.clock_unix_ns != 0 {
             machine::set_clock(request.clock_unix_ns)?;
         }
@@ -87,7 +87,7 @@ impl Sandbox {
             rustix::system::sethostname(request.hostname.as_bytes())
                 .context(|| "set the hostname")?;
         }
-        net::configure(&request.interfaces).await?;
+        net::configure(&request.interfaces)?;
         // After the interfaces: some of them are named in sysctls.
         for (key, value) in &request.sysctls {
             set_sysctl(key, value)?;

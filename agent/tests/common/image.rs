@@ -10,9 +10,10 @@ use std::{
 pub const LAYERS: &[&str] = &["layer-0001", "layer-0002"];
 
 const APPLETS: &[&str] = &[
-    "cat", "chmod", "cp", "dd", "echo", "env", "false", "grep", "head", "hostname", "id", "kill",
-    "ls", "md5sum", "mkdir", "mknod", "mount", "nc", "ps", "pwd", "readlink", "seq", "sh", "sleep",
-    "stat", "stty", "tail", "test", "touch", "tr", "true", "tty", "umount", "uname", "wc", "yes",
+    "cat", "chmod", "cp", "dd", "echo", "env", "false", "grep", "head", "hostname", "id", "ip",
+    "kill", "ls", "md5sum", "mkdir", "mknod", "mount", "nc", "ps", "pwd", "readlink", "seq", "sh",
+    "sleep", "stat", "stty", "tail", "test", "touch", "tr", "true", "tty", "umount", "uname", "wc",
+    "yes",
 ];
 
 /// Writes the layers as directories `into/<serial>`.

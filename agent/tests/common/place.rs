@@ -16,7 +16,9 @@ use std::{
 
 use bulkhead_agent_api::{
     AGENT_PORT, READY_PORT, STDIO_PORT,
-    agent::{ConfigureSandboxRequest, Dns, Ready, stdio_hello::Stream},
+    agent::{
+        ConfigureSandboxRequest, Dns, Interface, Neighbour, Ready, Route, stdio_hello::Stream,
+    },
     agent_ttrpc::AgentClient,
     ready,
 };
@@ -36,6 +38,9 @@ fn agent_binary() -> PathBuf {
 }
 /// CID of the QEMU guest; any that no other guest of the machine has.
 const CID: u32 = 4711;
+
+/// Of the guest's one network device, which leads nowhere.
+const MAC: &str = "02:00:0a:58:00:05";
 
 pub struct Place {
     kind: Kind,
@@ -189,6 +194,11 @@ async fn start_qemu(dir: &Path) -> (Child, Ready) {
             format!("virtio-blk-pci,drive={serial},serial={serial},disable-legacy=on"),
         );
     }
+    add("-netdev", "hubport,id=net,hubid=0".into());
+    add(
+        "-device",
+        format!("virtio-net-pci,netdev=net,mac={MAC},disable-legacy=on,romfile="),
+    );
     let listener = VsockListener::bind(VsockAddr::new(VMADDR_CID_ANY, READY_PORT)).unwrap();
     let mut child = Command::new("qemu-system-x86_64")
         .args(&args)
@@ -295,12 +305,28 @@ impl Place {
         };
         if self.is_guest() {
             request.scratch_serial = "scratch".into();
+            request.interfaces = vec![interface()];
             request.clock_unix_ns = 1_800_000_000_000_000_000;
             request
                 .sysctls
                 .insert("net.ipv4.ip_unprivileged_port_start".into(), "0".into());
         }
         request
+    }
+
+    /// Waits until a guest's machine is off; a host's stays.
+    pub async fn powers_off(&self) {
+        let running = || {
+            Path::new("/proc")
+                .join(self.child.id().to_string())
+                .join("exe")
+                .exists()
+        };
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while self.is_guest() && running() {
+            assert!(Instant::now() < deadline, "the guest does not power off");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     }
 
     pub async fn open(
@@ -323,6 +349,31 @@ impl Place {
             open.acknowledge().await;
         }
         all
+    }
+}
+
+fn interface() -> Interface {
+    let route = |destination: &str, gateway: &str| Route {
+        destination: destination.into(),
+        gateway: gateway.into(),
+        ..Default::default()
+    };
+    Interface {
+        mac: MAC.into(),
+        name: "eth7".into(),
+        mtu: 1400,
+        addresses: vec!["10.88.0.5/16".into(), "fd00::5/64".into()],
+        routes: vec![
+            route("0.0.0.0/0", "10.88.0.1"),
+            route("::/0", "fd00::1"),
+            route("192.0.2.0/24", "169.254.1.1"),
+        ],
+        neighbours: vec![Neighbour {
+            address: "10.88.0.1".into(),
+            mac: "02:00:00:00:00:01".into(),
+            ..Default::default()
+        }],
+        ..Default::default()
     }
 }
 
