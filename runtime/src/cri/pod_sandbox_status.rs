@@ -46,6 +46,15 @@ async fn info(pod: &Pod) -> std::collections::BTreeMap<String, String> {
             .unwrap_or_else(|_| json!({ "error": "the guest did not answer in time" })),
         None => json!(null),
     };
+    let network = record.lease.as_ref().map(|lease| {
+        json!({
+            "tap": lease.tap,
+            "mac": lease.mac.to_string(),
+            "addresses": lease.addresses,
+            "routes": lease.routes,
+            "mtu": lease.mtu,
+        })
+    });
     let timings: Vec<_> = record
         .timings
         .iter()
@@ -59,7 +68,7 @@ async fn info(pod: &Pod) -> std::collections::BTreeMap<String, String> {
             "sandbox": sandbox,
             "record": record.sandbox,
             "vmmUid": record.vmm_uid,
-            "network": record.lease,
+            "network": network,
             "exit": record.exit,
             "startTimings": timings,
         }),

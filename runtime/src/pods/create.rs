@@ -6,7 +6,7 @@ use bulkhead_cri_api::v1::ContainerConfig;
 use bulkhead_sandbox::{ContainerSpec, ErrorKind, Sandbox};
 use tracing::Instrument;
 
-use super::{Inner, Pods, model::Container, model::Pod, oci, run::UNDO_AGAIN};
+use super::{Inner, Pods, model::Container, model::Pod, monitor::Seen, oci, run::UNDO_AGAIN};
 use crate::{
     clock,
     error::{Error, Kind, Result},
@@ -153,7 +153,7 @@ impl Inner {
         // container shows: a create must not succeed in a pod that is over.
         pod.ready_sandbox()?;
         container.set_record(created);
-        self.watch_container(container, sandbox);
+        self.watch_container(container, sandbox, Seen::AtOnce);
         Ok(())
     }
 

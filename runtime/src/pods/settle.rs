@@ -11,7 +11,7 @@ impl Inner {
     /// Watches a sandbox until it ends, and settles its pod then.
     pub(crate) fn watch_sandbox(self: &Arc<Self>, pod: &Arc<Pod>, sandbox: Arc<dyn Sandbox>) {
         let (inner, pod) = (Arc::clone(self), Arc::clone(pod));
-        let span = tracing::info_span!("sandbox", pod = %pod.id);
+        let span = tracing::info_span!(parent: None, "sandbox", pod = %pod.id);
         tokio::spawn(
             async move {
                 let mut exited = sandbox.exited();

@@ -58,8 +58,9 @@ impl Inner {
         sandbox: &dyn Sandbox,
     ) -> Result<()> {
         match sandbox.start_container(&container.id).await {
-            Ok(started) => {
-                if let Some(running) = container.record().started(started.at_unix_ns) {
+            // By the host's clock: a guest's may be behind.
+            Ok(_) => {
+                if let Some(running) = container.record().started(clock::now_ns()) {
                     self.container_fact(container, running).await;
                 }
                 tracing::info!(container = %container.id, "container is started");

@@ -8,7 +8,7 @@ use super::{look::Living, plan::Action};
 use crate::{
     clock,
     pods::{Inner, Pods, unknown_exit},
-    store::{Change, ContainerPhase, ContainerRecord, PodRecord},
+    store::{Change, ContainerRecord, PodRecord},
 };
 
 /// Fills the model with all records, then does each action. Pods are independent
@@ -93,8 +93,9 @@ async fn one(inner: &Arc<Inner>, living: &Living, action: &Action) -> crate::Res
         Action::KeepContainer {
             container: id,
             started,
+            ended,
         } => {
-            keep(inner, living, id, *started).await;
+            keep(inner, living, id, *started, *ended).await;
         }
         Action::LoseContainer(id) => {
             if let Some(container) = inner.model.container_exactly(id) {
@@ -118,7 +119,7 @@ async fn one(inner: &Arc<Inner>, living: &Living, action: &Action) -> crate::Res
     Ok(())
 }
 
-async fn keep(inner: &Arc<Inner>, living: &Living, id: &str, started: Option<i64>) {
+async fn keep(inner: &Arc<Inner>, living: &Living, id: &str, started: Option<i64>, ended: bool) {
     let Some(container) = inner.model.container_exactly(id) else {
         return;
     };
@@ -133,13 +134,5 @@ async fn keep(inner: &Arc<Inner>, living: &Living, id: &str, started: Option<i64
             inner.container_fact(&container, running).await;
         }
     }
-    let record = container.record();
-    debug_assert!(matches!(
-        record.phase,
-        ContainerPhase::Created | ContainerPhase::Running
-    ));
-    if let Err(error) = sandbox.resume_container(id, record.log.clone()).await {
-        tracing::error!(container = %id, %error, "the container's log could not be taken up");
-    }
-    inner.watch_container(&container, Arc::clone(sandbox));
+    inner.resume_container(&container, Arc::clone(sandbox), ended);
 }

@@ -54,6 +54,8 @@ pub enum Action {
         container: String,
         /// It began to run unrecorded: when, Unix ns.
         started: Option<i64>,
+        /// It has ended already.
+        ended: bool,
     },
     /// The guest doesn't know the container any more.
     LoseContainer(String),
@@ -157,9 +159,10 @@ fn living(
             (ContainerPhase::Creating | ContainerPhase::Removing, _) => Action::RemoveContainer(id),
             (ContainerPhase::Exited, _) => continue,
             (ContainerPhase::Created | ContainerPhase::Running, None) => Action::LoseContainer(id),
-            (ContainerPhase::Running, Some(_)) => Action::KeepContainer {
+            (ContainerPhase::Running, Some(process)) => Action::KeepContainer {
                 container: id,
                 started: None,
+                ended: matches!(process.state, ProcessState::Exited(_)),
             },
             (ContainerPhase::Created, Some(process)) => {
                 let ran = process.state != ProcessState::Created && process.started_unix_ns > 0;
@@ -167,6 +170,7 @@ fn living(
                 Action::KeepContainer {
                     container: id,
                     started,
+                    ended: matches!(process.state, ProcessState::Exited(_)),
                 }
             }
         };

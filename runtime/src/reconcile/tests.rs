@@ -57,10 +57,11 @@ fn container(phase: C) -> Vec<ContainerRecord> {
     vec![records::container("c", "p", phase)]
 }
 
-fn keep(started: Option<i64>) -> Action {
+fn keep(started: Option<i64>, ended: bool) -> Action {
     Action::KeepContainer {
         container: "c".into(),
         started,
+        ended,
     }
 }
 
@@ -75,16 +76,17 @@ fn a_living_pod_keeps_what_is_whole_and_loses_what_is_half() {
             let actions = plan(&pod(P::Ready), &container(phase), &world);
             let (first, rest) = actions.split_first().unwrap();
             assert_eq!(*first, Action::KeepPod("p".into()));
+            let ended = matches!(guest, Some((ProcessState::Exited(_), _)));
             let wanted = match (phase, guest) {
                 (C::Creating | C::Removing, _) => vec![Action::RemoveContainer("c".into())],
                 (C::Exited, _) => vec![],
                 (C::Created | C::Running, None) => vec![Action::LoseContainer("c".into())],
-                (C::Running, Some(_)) => vec![keep(None)],
+                (C::Running, Some(_)) => vec![keep(None, ended)],
                 // Started, and the daemon was killed before it could write that down.
                 (C::Created, Some((ProcessState::Running | ProcessState::Exited(_), 5))) => {
-                    vec![keep(Some(5))]
+                    vec![keep(Some(5), ended)]
                 }
-                (C::Created, Some(_)) => vec![keep(None)],
+                (C::Created, Some(_)) => vec![keep(None, ended)],
             };
             assert_eq!(rest, wanted, "{phase:?} with {guest:?}");
         }
@@ -169,7 +171,7 @@ fn strays_in_a_living_guest_go_and_execs_without_a_caller_too() {
         actions,
         [
             Action::KeepPod("p".into()),
-            keep(None),
+            keep(None, false),
             Action::ForgetExec {
                 pod: "p".into(),
                 process: probe
