@@ -167,7 +167,7 @@ rust() {
             fail "install Rust 1.$minimum_rust or later by rustup, then run this again"
         minor=$(rust_minor)
         [ "${minor:-0}" -ge "$minimum_rust" ] ||
-            fail "$(rustc --version) is too old: install 1.$minimum_rust or later by rustup"
+            fail "$(rustc --version) is too old: add the suite bookworm-security to apt's sources, or install 1.$minimum_rust or later by rustup"
     fi
 }
 

@@ -1,5 +1,6 @@
 //! `testhost exec` and `shell`: one command in the test host, its streams here.
 
+use std::fmt;
 use std::io::{self, IsTerminal, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, sync_channel};
@@ -33,6 +34,18 @@ pub(crate) struct Command {
     pub(crate) terminal: bool,
     pub(crate) timeout: Option<Duration>,
 }
+
+/// The connection ended before the command did.
+#[derive(Debug)]
+pub(crate) struct Gone;
+
+impl fmt::Display for Gone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the test host went away")
+    }
+}
+
+impl std::error::Error for Gone {}
 
 type Connection = Arc<Mutex<TcpStream>>;
 
@@ -135,7 +148,7 @@ fn wait(
 /// Writes the command's output where ours goes, until it ends.
 fn receive(mut replies: TcpStream, mut taken: impl FnMut()) -> Result<i32> {
     loop {
-        match Reply::read(&mut replies).context("the test host went away")? {
+        match Reply::read(&mut replies).context(Gone)? {
             Some(Reply::Stdout(bytes)) => {
                 let mut out = io::stdout().lock();
                 out.write_all(&bytes)
@@ -150,7 +163,7 @@ fn receive(mut replies: TcpStream, mut taken: impl FnMut()) -> Result<i32> {
             Some(Reply::Taken) => taken(),
             Some(Reply::Exit(status)) => return Ok(status),
             Some(Reply::Refused(reason)) => bail!(reason),
-            None => bail!("the test host went away"),
+            None => return Err(Gone.into()),
         }
     }
 }
@@ -168,8 +181,7 @@ fn send_stdin(connection: &Connection, credits: &Receiver<()>) {
 }
 
 fn send(connection: &Connection, call: &Call) -> Result<()> {
-    call.write(&mut *lock(connection))
-        .context("the test host went away")
+    call.write(&mut *lock(connection)).context(Gone)
 }
 
 fn lock(connection: &Connection) -> std::sync::MutexGuard<'_, TcpStream> {

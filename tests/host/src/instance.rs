@@ -110,6 +110,19 @@ impl Instance {
         self.directory.join("console.log")
     }
 
+    /// The console's last lines, if the host has died or is about to: the reason
+    /// is among them.
+    pub(crate) fn last_words(&self) -> Option<String> {
+        let deadline = Instant::now() + Duration::from_secs(2);
+        while self.process().is_some() {
+            if Instant::now() > deadline {
+                return None;
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+        Some(tail(&self.console()))
+    }
+
     /// The process, if it lives.
     pub(crate) fn process(&self) -> Option<Process> {
         let recorded = Process::parse(&fs::read_to_string(self.directory.join("process")).ok()?)?;

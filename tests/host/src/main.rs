@@ -29,12 +29,15 @@ mod serve;
 mod wire;
 
 use std::process::ExitCode;
+use std::sync::mpsc::{Receiver, Sender};
 use std::time::Instant;
 
 use anyhow::Result;
 use clap::Parser;
 
 use cli::{Action, Cli};
+use client::Gone;
+use events::Event;
 use instance::{Guard, Instance};
 
 /// Of this program itself, as opposed to the command's.
@@ -79,20 +82,19 @@ fn act(cli: Cli) -> Result<i32> {
             );
             Ok(0)
         }
-        Action::Exec { command } => {
-            let endpoint = Instance::new(&cli.name)?.endpoint()?;
-            client::run(&endpoint, command.command()?, sender, &events)
-        }
-        Action::Shell => {
-            let endpoint = Instance::new(&cli.name)?.endpoint()?;
-            client::run(&endpoint, cli::shell()?, sender, &events)
-        }
+        Action::Exec { command } => exec(
+            &Instance::new(&cli.name)?,
+            command.command()?,
+            sender,
+            &events,
+        ),
+        Action::Shell => exec(&Instance::new(&cli.name)?, cli::shell()?, sender, &events),
         Action::Run { boot, command } => {
             let command = command.command()?;
             let instance = Instance::of_this_process()?;
             instance.start(&boot.options(), true, &events)?;
             let _guard = Guard(&instance);
-            client::run(&instance.endpoint()?, command, sender, &events)
+            exec(&instance, command, sender, &events)
         }
         Action::Down => {
             if !Instance::new(&cli.name)?.stop()? {
@@ -117,4 +119,22 @@ fn act(cli: Cli) -> Result<i32> {
         }
         Action::Serve { .. } => Ok(0),
     }
+}
+
+/// Runs a command in a host that is up. A host that dies of it says why.
+fn exec(
+    instance: &Instance,
+    command: client::Command,
+    sender: Sender<Event>,
+    events: &Receiver<Event>,
+) -> Result<i32> {
+    client::run(&instance.endpoint()?, command, sender, events).map_err(|error| {
+        if !error.is::<Gone>() {
+            return error;
+        }
+        match instance.last_words() {
+            Some(words) => error.context(format!("the test host has died\n{words}")),
+            None => error,
+        }
+    })
 }
