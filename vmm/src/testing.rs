@@ -5,12 +5,12 @@
 use std::{
     io,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicU32, Ordering},
     },
 };
 
-use bulkhead_virtio::device::{ActivateError, Activation, Device, DeviceType, QueueState};
+use bulkhead_virtio::device::{ActivateError, Activation, Device, DeviceType, Memory, QueueState};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::{
@@ -177,15 +177,22 @@ impl Device for FakeDevice {
     }
 }
 
-/// Surroundings without KVM: 1 MiB of guest memory.
+/// Surroundings without KVM: 1 MiB of guest memory and a device thread, which all
+/// share.
 #[must_use]
 pub fn surroundings() -> (Surroundings, Arc<RecordedEvents>) {
+    static SHARED: OnceLock<(Memory, DeviceThread)> = OnceLock::new();
+    let (memory, device_thread) = SHARED.get_or_init(|| {
+        (
+            memory::allocate(1 << 20).expect("1 MiB of address space"),
+            DeviceThread::start(|| {}).expect("a thread"),
+        )
+    });
     let events = Arc::new(RecordedEvents::default());
-    let memory = memory::allocate(1 << 20).expect("1 MiB of address space");
     let surroundings = Surroundings {
-        memory,
+        memory: memory.clone(),
         events: events.clone(),
-        device_thread: DeviceThread::start(|| {}).expect("a thread"),
+        device_thread: device_thread.clone(),
         thread_hook: Arc::new(|_| Ok(())),
     };
     (surroundings, events)
