@@ -96,7 +96,7 @@ async fn facts(node: &Node, id: &str) -> Result<serde_json::Value> {
         pod_sandbox_id: id.to_owned(),
         verbose: true,
     };
-    let mut runtime = node.runtime().await?;
+    let mut runtime = node.runtime();
     let info = runtime.pod_sandbox_status(request).await?.into_inner().info;
     let text = info.get("info").context("verbose status without info")?;
     Ok(serde_json::from_str(text)?)

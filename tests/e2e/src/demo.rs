@@ -36,7 +36,7 @@ pub(crate) async fn run(programs: &Programs) -> Result<()> {
     };
     node.start().await?;
     steps.done("daemon started");
-    let mut runtime = node.runtime().await?;
+    let mut runtime = node.runtime();
     let version = runtime.version(cri::VersionRequest::default()).await?;
     let version = version.into_inner();
     println!(

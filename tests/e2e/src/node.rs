@@ -54,6 +54,10 @@ pub struct Node {
     programs: Programs,
     root: PathBuf,
     daemon: Option<Child>,
+    /// One connection for every client of this node, so that what the daemon has
+    /// open does not depend on how many clients a test made. Connects again by
+    /// itself after the daemon was restarted.
+    channel: Channel,
 }
 
 impl Node {
@@ -64,6 +68,7 @@ impl Node {
             programs: programs.clone(),
             root: PathBuf::from("/var/lib/bulkhead-e2e").join(name),
             daemon: None,
+            channel: channel(socket(name)),
         };
         fs::create_dir_all(node.root.join("logs"))?;
         let config = format!(
@@ -94,12 +99,13 @@ impl Node {
     /// Its run directory. On /run, since socket paths are short.
     pub fn run_dir(&self) -> PathBuf {
         let name = self.root.file_name().unwrap_or_default();
-        PathBuf::from("/run/bh").join(name)
+        run_dir(&name.to_string_lossy())
     }
 
     /// Its socket.
     pub fn socket(&self) -> PathBuf {
-        self.run_dir().join("bulkhead.sock")
+        let name = self.root.file_name().unwrap_or_default();
+        socket(&name.to_string_lossy())
     }
 
     /// A directory for container logs.
@@ -139,12 +145,8 @@ impl Node {
         self.daemon = Some(child);
         let deadline = Instant::now() + Duration::from_secs(30);
         loop {
-            if let Ok(mut runtime) = self.runtime().await
-                && runtime
-                    .version(bulkhead_cri_api::v1::VersionRequest::default())
-                    .await
-                    .is_ok()
-            {
+            let version = bulkhead_cri_api::v1::VersionRequest::default();
+            if self.runtime().version(version).await.is_ok() {
                 return Ok(());
             }
             if let Some(status) = self.daemon.as_mut().and_then(|d| d.try_wait().transpose()) {
@@ -200,13 +202,13 @@ impl Node {
     }
 
     /// A runtime service client.
-    pub async fn runtime(&self) -> Result<RuntimeServiceClient<Channel>> {
-        Ok(RuntimeServiceClient::new(channel(&self.socket()).await?))
+    pub fn runtime(&self) -> RuntimeServiceClient<Channel> {
+        RuntimeServiceClient::new(self.channel.clone())
     }
 
     /// An image service client.
-    pub async fn images(&self) -> Result<ImageServiceClient<Channel>> {
-        Ok(ImageServiceClient::new(channel(&self.socket()).await?))
+    pub fn images(&self) -> ImageServiceClient<Channel> {
+        ImageServiceClient::new(self.channel.clone())
     }
 
     /// Runs the command line against this node; returns its standard output.
@@ -247,13 +249,19 @@ impl Drop for Node {
     }
 }
 
-async fn channel(socket: &Path) -> Result<Channel> {
-    let path = socket.to_owned();
-    Endpoint::from_static("http://localhost")
-        .connect_with_connector(tower::service_fn(move |_: Uri| {
+fn run_dir(name: &str) -> PathBuf {
+    PathBuf::from("/run/bh").join(name)
+}
+
+fn socket(name: &str) -> PathBuf {
+    run_dir(name).join("bulkhead.sock")
+}
+
+fn channel(path: PathBuf) -> Channel {
+    Endpoint::from_static("http://localhost").connect_with_connector_lazy(tower::service_fn(
+        move |_: Uri| {
             let path = path.clone();
             async move { Ok::<_, std::io::Error>(TokioIo::new(UnixStream::connect(path).await?)) }
-        }))
-        .await
-        .with_context(|| format!("connecting to {}", socket.display()))
+        },
+    ))
 }

@@ -66,7 +66,7 @@ impl Pod {
 
     /// Runs a pod.
     pub async fn run_with(node: &Node, config: cri::PodSandboxConfig) -> Result<Self> {
-        let mut client = node.runtime().await?;
+        let mut client = node.runtime();
         let request = cri::RunPodSandboxRequest {
             config: Some(config.clone()),
             ..Default::default()
@@ -77,24 +77,18 @@ impl Pod {
             .context("RunPodSandbox")?
             .into_inner()
             .pod_sandbox_id;
-        Self::attach(node, id, config).await
+        Ok(Self::attach(node, id, config))
     }
 
     /// A pod that is there already.
-    pub async fn attach(node: &Node, id: String, config: cri::PodSandboxConfig) -> Result<Self> {
+    pub fn attach(node: &Node, id: String, config: cri::PodSandboxConfig) -> Self {
         let logs = PathBuf::from(&config.log_directory);
-        Ok(Self {
+        Self {
             id,
             config,
-            client: node.runtime().await?,
+            client: node.runtime(),
             logs,
-        })
-    }
-
-    /// The client again, after the daemon has been restarted.
-    pub async fn reconnect(&mut self, node: &Node) -> Result<()> {
-        self.client = node.runtime().await?;
-        Ok(())
+        }
     }
 
     /// Creates a container.

@@ -64,7 +64,7 @@ pub(crate) async fn images(programs: &Programs) -> Result<()> {
         println!("    {name}: {}", error.unwrap_or_default());
     }
 
-    let mut images = node.images().await?;
+    let mut images = node.images();
     let list = images
         .list_images(cri::ListImagesRequest::default())
         .await?;
@@ -191,7 +191,7 @@ async fn refused(mut node: Node, name: &str, wanted: &str) -> Result<()> {
     node.start().await?;
     let world = look(&node)?;
     let began = Instant::now();
-    let mut client = node.runtime().await?;
+    let mut client = node.runtime();
     let request = cri::RunPodSandboxRequest {
         config: Some(pod_config(&node, name, 0)),
         ..Default::default()
@@ -290,7 +290,7 @@ pub(crate) async fn full_disk(programs: &Programs) -> Result<()> {
 /// Requests that make no sense.
 pub(crate) async fn requests(programs: &Programs) -> Result<()> {
     let (node, world) = node(programs, "requests", "").await?;
-    let mut client = node.runtime().await?;
+    let mut client = node.runtime();
     let empty = client
         .run_pod_sandbox(cri::RunPodSandboxRequest::default())
         .await;

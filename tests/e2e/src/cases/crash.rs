@@ -39,7 +39,7 @@ pub(crate) async fn daemon_killed_at_each_step(programs: &Programs) -> Result<()
         match listed(&node, &name).await? {
             Some(id) => {
                 whole += 1;
-                let mut pod = Pod::attach(&node, id, config.clone()).await?;
+                let mut pod = Pod::attach(&node, id, config.clone());
                 let id = pod.sh("probe", "echo alive").await?;
                 ensure!(pod.exited(&id, PATIENCE).await?.exit_code == 0);
                 ensure!(pod.output("probe", "stdout")? == "alive\n");
@@ -63,13 +63,12 @@ pub(crate) async fn daemon_killed_at_each_step(programs: &Programs) -> Result<()
         let sandbox = pod.config.clone();
         let request = config.clone();
         kill_during(&mut node, start * step / 8, async |node: &Node| {
-            let mut pod = Pod::attach(node, pod_id.clone(), sandbox.clone()).await?;
+            let mut pod = Pod::attach(node, pod_id.clone(), sandbox.clone());
             let id = pod.create(request.clone()).await?;
             pod.start(&id).await?;
             Ok(())
         })
         .await?;
-        pod.reconnect(&node).await?;
         ensure!(
             pod.pod_status().await?.state() == cri::PodSandboxState::SandboxReady,
             "step {step}: the pod did not survive"
@@ -116,7 +115,7 @@ fn without_daemon(differences: Vec<String>) -> Vec<String> {
 }
 
 async fn listed(node: &Node, name: &str) -> Result<Option<String>> {
-    let mut runtime = node.runtime().await?;
+    let mut runtime = node.runtime();
     let list = runtime
         .list_pod_sandbox(cri::ListPodSandboxRequest::default())
         .await?
@@ -140,7 +139,6 @@ pub(crate) async fn daemon_killed_under_a_fast_log(programs: &Programs) -> Resul
         tokio::time::sleep(Duration::from_millis(300 + 200 * kill)).await;
         node.kill().await?;
         node.start().await?;
-        pod.reconnect(&node).await?;
     }
     let status = pod.exited(&id, PATIENCE).await?;
     ensure!(status.exit_code == 5, "{status:?}");
@@ -174,7 +172,6 @@ pub(crate) async fn exits_during_an_outage_are_kept(programs: &Programs) -> Resu
     node.kill().await?;
     tokio::time::sleep(Duration::from_secs(5)).await;
     node.start().await?;
-    pod.reconnect(&node).await?;
     let status = pod.exited(&id, PATIENCE).await?;
     ensure!(status.exit_code == 42, "{status:?}");
     ensure!(pod.output("c", "stdout")? == "last words\n");

@@ -14,7 +14,7 @@ use bulkhead_e2e::{
 /// Version, Status, RuntimeConfig, UpdateRuntimeConfig, image listings.
 pub(crate) async fn node_answers(programs: &Programs) -> Result<()> {
     let (node, world) = node(programs, "answers", "").await?;
-    let mut runtime = node.runtime().await?;
+    let mut runtime = node.runtime();
     let version = runtime.version(cri::VersionRequest {
         version: "0.1.0".to_owned(),
     });
@@ -46,7 +46,7 @@ pub(crate) async fn node_answers(programs: &Programs) -> Result<()> {
         })
         .await?;
 
-    let mut images = node.images().await?;
+    let mut images = node.images();
     let list = images
         .list_images(cri::ListImagesRequest::default())
         .await?;
@@ -195,7 +195,7 @@ pub(crate) async fn creates_are_joined(programs: &Programs) -> Result<()> {
     ensure!(again.id == one.id);
 
     let config = container_config("c", "exec sleep 1000");
-    let mut other = Pod::attach(&node, one.id.clone(), one.config.clone()).await?;
+    let mut other = Pod::attach(&node, one.id.clone(), one.config.clone());
     let (first, second) = tokio::join!(one.create(config.clone()), other.create(config.clone()));
     let first = first?;
     ensure!(first == second?);
