@@ -9,6 +9,8 @@ use crate::{rpc, sockets};
 
 /// Longest time between the guest's connection and its notice.
 const NOTICE: Duration = Duration::from_secs(5);
+/// Connections without a notice before the guest is given up.
+const MAX_STRANGERS: usize = 8;
 /// Most bytes of a version text.
 const MAX_TEXT: usize = 128;
 
@@ -34,9 +36,9 @@ impl ReadyListener {
     /// The notice. A connection that sends none is closed, and another waited for.
     ///
     /// # Errors
-    /// When the socket fails.
+    /// When the socket fails, or the guest talks nonsense again and again.
     pub async fn wait(&self) -> io::Result<Ready> {
-        loop {
+        for _ in 0..MAX_STRANGERS {
             let (mut stream, _) = self.listener.accept().await?;
             match timeout(NOTICE, ready::read(&mut stream)).await {
                 Ok(Ok(mut notice)) => {
@@ -48,5 +50,9 @@ impl ReadyListener {
                 Err(_) => tracing::warn!("a guest connected and sent no ready notice"),
             }
         }
+        Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "the guest connected eight times and sent no ready notice",
+        ))
     }
 }

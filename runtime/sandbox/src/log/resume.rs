@@ -166,6 +166,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
         /// Streams written in any interleaving, the log cut off at any byte (a
         /// kill), resumed: the log then holds each stream byte for byte.
         #[test]

@@ -18,8 +18,9 @@ use crate::spec::{LogTarget, Stream};
 
 /// Log bytes between two checkpoints: what a resuming daemon counts at most.
 const CHECKPOINT_EVERY: u64 = 4 << 20;
-/// Batches below this let go of the buffer that lines are made in.
-const SMALL_BATCH: usize = 16 << 10;
+/// Batches below this let go of the buffer that lines are made in: what a burst
+/// needed is not kept while the container is silent.
+const SMALL_BATCH: usize = 128 << 10;
 
 /// How far a stream has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -48,7 +48,7 @@ const MAX_VCPUS: u32 = 254;
 struct Prepared {
     paths: PodPaths,
     cgroup: String,
-    procs: Option<(File, OwnedFd)>,
+    procs: Option<File>,
     scratch: OwnedFd,
     kernel: OwnedFd,
     initramfs: OwnedFd,
@@ -102,7 +102,7 @@ impl MicroVmLauncher {
         };
         let (paths, ready) = (prepared.paths.clone(), prepared.ready);
         let cgroup = prepared.cgroup;
-        let (procs, procs_for_vmm) = prepared.procs.unzip();
+        let procs = prepared.procs;
         moments.spawned = clock::monotonic_ns();
         let interfaces = std::mem::take(&mut spec.interfaces);
         let inputs = VmmInputs {
@@ -128,7 +128,6 @@ impl MicroVmLauncher {
             vsock: prepared.vsock,
             run_dir: paths.vm(),
             confine: self.config.confine.then_some(spec.vmm_uid),
-            cgroup_procs: procs_for_vmm,
             spawn_monotonic_ns: moments.spawned,
         };
         let process = self.spawn_vmm(inputs, procs, prepared.log)?;
@@ -201,7 +200,7 @@ impl MicroVmLauncher {
             cgroup = Cgroups::name(cgroup_parent, &self.config.cgroup_parent, pod_id)?;
             fs::write(paths.cgroup(), &cgroup).map_err(at("write", &paths.cgroup()))?;
             let made = cgroups.create(&cgroup)?;
-            procs = Some((made.procs()?, made.procs()?.into()));
+            procs = Some(made.procs()?);
         }
 
         let scratch = self.make_scratch(pod_id, scratch_bytes)?;

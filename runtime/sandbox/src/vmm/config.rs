@@ -48,8 +48,6 @@ pub struct VmmInputs {
     pub run_dir: PathBuf,
     /// `Some(uid)`: confined under this uid and gid.
     pub confine: Option<u32>,
-    /// The pod's cgroup.procs.
-    pub cgroup_procs: Option<OwnedFd>,
     /// CLOCK_MONOTONIC at the beginning of the start, ns.
     pub spawn_monotonic_ns: u64,
 }
@@ -119,9 +117,7 @@ pub fn build(inputs: VmmInputs) -> io::Result<(vmm::VmConfig, Vec<OwnedFd>)> {
         ..Default::default()
     })
     .into();
-    if let Some(procs) = inputs.cgroup_procs {
-        config.cgroup_procs_fd = pass(procs)?;
-    }
+    // No cgroup_procs_fd: the child is in its cgroup before it execs the VMM.
     Ok((config, fds))
 }
 
@@ -179,7 +175,6 @@ mod tests {
             vsock: null(),
             run_dir: "/run/bulkhead/pods/p1/vm".into(),
             confine: Some(70_000),
-            cgroup_procs: Some(null()),
             spawn_monotonic_ns: 1,
         };
         let (config, fds) = build(inputs).unwrap();
@@ -189,7 +184,6 @@ mod tests {
             config.control_fd,
             config.handover_fd,
             config.vsock.listen_fd,
-            config.cgroup_procs_fd,
             config.disks[0].fd,
             config.nets[0].tap_fd,
         ];

@@ -9,6 +9,8 @@ use crate::{process::Ended, spec::SandboxExit};
 
 /// Console lines that a message quotes.
 const QUOTED_LINES: usize = 12;
+/// What Linux says before anything else of a panic (kernel/panic.c).
+const PANIC: &str = "Kernel panic - not syncing";
 /// Most bytes of a message.
 const MAX_MESSAGE: usize = 4096;
 
@@ -123,11 +125,13 @@ pub fn last_words(console: &str) -> String {
         .map(str::trim_end)
         .filter(|line| !line.is_empty())
         .collect();
-    let from = lines.len().saturating_sub(QUOTED_LINES);
+    // A panic says its cause first and its call trace last.
+    let panic = lines.iter().rposition(|line| line.contains(PANIC));
+    let from = panic.unwrap_or_else(|| lines.len().saturating_sub(QUOTED_LINES));
     let quoted: Vec<String> = lines
-        .get(from..)
-        .unwrap_or_default()
         .iter()
+        .skip(from)
+        .take(QUOTED_LINES)
         .map(|line| printable(line).chars().take(200).collect())
         .collect();
     quoted.join("\n")
@@ -179,6 +183,16 @@ mod tests {
         assert_eq!(exit.at_unix_ns, 7);
         let adopted = explain(Ended::Unknown, Some(&report(ExitReason::Reset)), 7);
         assert_eq!(adopted.reason, "reset");
+    }
+
+    #[test]
+    fn the_cause_of_a_panic_is_quoted_before_its_trace() {
+        let trace = "[ 1.0]  ? panic+0x2fb\n".repeat(40);
+        let console = format!("booting\n[ 1.0] {PANIC}: No init found\n{trace}");
+        let words = last_words(&console);
+        assert!(words.starts_with(&format!("[ 1.0] {PANIC}: No init found")));
+        assert_eq!(words.lines().count(), QUOTED_LINES);
+        assert_eq!(last_words("a\n\nb\n"), "a\nb");
     }
 
     #[test]
