@@ -22,6 +22,8 @@ mod quantity;
 mod resolv;
 mod run;
 mod terminal;
+#[cfg(test)]
+mod tests;
 mod timings;
 mod version;
 mod yaml;
@@ -160,36 +162,5 @@ async fn on_daemon(command: Command, config: &Config) -> Outcome {
         | Command::Config(_)
         | Command::Completion(_)
         | Command::Man(_) => Ok(0),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use anyhow::Context;
-
-    use super::*;
-
-    #[test]
-    fn causes_are_told_once() {
-        let cause = || io::Error::other("disk on fire");
-        let error = anyhow::Error::from(cause()).context("cannot write");
-        assert_eq!(in_full(&error), "cannot write: disk on fire");
-        let quoting = anyhow::Error::from(cause()).context("cannot write: disk on fire; buy one");
-        assert_eq!(in_full(&quoting), "cannot write: disk on fire; buy one");
-    }
-
-    #[test]
-    fn a_reader_that_has_gone_is_no_failure_to_tell() {
-        let broken: Result<(), io::Error> = Err(io::ErrorKind::BrokenPipe.into());
-        let failure = Failure::from(broken.context("print").unwrap_err());
-        assert!(matches!(failure, Failure::Silent(READER_GONE)));
-    }
-
-    #[test]
-    fn failures_of_the_runtime_have_their_own_status() {
-        let failure = Failure::from(anyhow::anyhow!("x")).of_runtime();
-        assert!(matches!(failure, Failure::Told(_, RUNTIME_FAILED)));
-        let failure = Failure::Told(anyhow::anyhow!("x"), 127).of_runtime();
-        assert!(matches!(failure, Failure::Told(_, 127)));
     }
 }

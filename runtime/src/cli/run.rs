@@ -9,7 +9,7 @@
 
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use bulkhead_cri_api::operator::{AttachStart, ProcessExit};
@@ -98,6 +98,9 @@ pub(super) async fn run(socket: &Path, args: RunArgs) -> Outcome {
             in_pod.run(image, &mut signals, &mut watch).await
         }
     };
+    if outcome.is_err() {
+        watch.step("failed");
+    }
     let inside = if args.time {
         of_pod(&mut daemon, &pod).await
     } else {
@@ -207,26 +210,42 @@ pub(super) fn exit_status(exit: &ProcessExit) -> u8 {
 
 /// Tells a command that can't be executed from a failure of the runtime, as shells do.
 ///
-/// Both come as INVALID_ARGUMENT, since NOT_FOUND is about containers; the reason is
-/// the guest kernel's, whose words for `ENOENT` are known.
+/// Both come as INVALID_ARGUMENT, since NOT_FOUND is about containers: the words tell.
 pub(super) fn cannot_execute(error: anyhow::Error) -> Failure {
     let status = match refusal_code(&error) {
-        Some(Code::InvalidArgument) if error.to_string().contains("No such file") => 127,
+        Some(Code::InvalidArgument) if is_about_a_missing_file(&error.to_string()) => 127,
         Some(Code::InvalidArgument) => 126,
         _ => RUNTIME_FAILED,
     };
     Failure::Told(error, status)
 }
 
+/// The guest's words for a program that isn't there, in its search path or by its name.
+fn is_about_a_missing_file(message: &str) -> bool {
+    let message = message.to_ascii_lowercase();
+    message.contains("executable file not found") || message.contains("no such file")
+}
+
+/// Ends and removes the pod, patiently: nobody else will.
 async fn remove(daemon: &mut Daemon, pod: &str) -> Result<()> {
-    let request = StopPodSandboxRequest {
-        pod_sandbox_id: pod.to_owned(),
-    };
-    // Removing stops what this hasn't, and its error says as much.
-    let _ = daemon.runtime.stop_pod_sandbox(request).await;
-    let request = RemovePodSandboxRequest { pod_sandbox_id: pod.to_owned() };
-    let removed = daemon.runtime.remove_pod_sandbox(request).await;
-    removed.map(drop).map_err(|status| in_words(&status))
+    const ATTEMPTS: u32 = 3;
+    const PAUSE: Duration = Duration::from_millis(500);
+    for attempt in 1.. {
+        let request = StopPodSandboxRequest {
+            pod_sandbox_id: pod.to_owned(),
+        };
+        // Removing stops what this hasn't, and its error says as much.
+        let _ = daemon.runtime.stop_pod_sandbox(request).await;
+        let request = RemovePodSandboxRequest {
+            pod_sandbox_id: pod.to_owned(),
+        };
+        match daemon.runtime.remove_pod_sandbox(request).await {
+            Ok(_) => break,
+            Err(status) if attempt == ATTEMPTS => return Err(in_words(&status)),
+            Err(_) => tokio::time::sleep(PAUSE).await,
+        }
+    }
+    Ok(())
 }
 
 fn tell_times(outside: &[Phase], inside: Result<Vec<Phase>>) -> io::Result<()> {
@@ -238,7 +257,11 @@ fn tell_times(outside: &[Phase], inside: Result<Vec<Phase>>) -> io::Result<()> {
             "\nThe pod's start, seen by the daemon:\n{}",
             render(&phases)
         ),
-        Err(error) => writeln!(err, "\nbulkhead: no times of the pod's start: {}", in_full(&error)),
+        Err(error) => writeln!(
+            err,
+            "\nbulkhead: no times of the pod's start: {}",
+            in_full(&error)
+        ),
     }
 }
 
@@ -468,9 +491,17 @@ mod tests {
             Failure::Told(_, status) => status,
             Failure::Silent(_) => panic!("silent"),
         };
-        let missing = "start container a: run \"x\": No such file or directory (os error 2)";
-        assert_eq!(refused(Status::invalid_argument(missing)), 127);
-        assert_eq!(refused(Status::invalid_argument("run \"x\": Permission denied")), 126);
+        for (message, status) in [
+            ("exec: \"x\": executable file not found in $PATH", 127),
+            ("exec: \"/x\": No such file or directory", 127),
+            ("exec: \"/x\": permission denied", 126),
+        ] {
+            assert_eq!(
+                refused(Status::invalid_argument(message)),
+                status,
+                "{message}"
+            );
+        }
         assert_eq!(refused(Status::not_found("container a")), RUNTIME_FAILED);
         assert_eq!(refused(Status::internal("broken")), RUNTIME_FAILED);
     }

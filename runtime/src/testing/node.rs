@@ -45,6 +45,12 @@ pub struct Clients {
 }
 
 impl Clients {
+    /// The socket that they speak over.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        self.directory.join("b.sock")
+    }
+
     /// Names of the files in the socket's directory, which is where uploads go too.
     #[must_use]
     pub fn files(&self) -> Vec<String> {

@@ -1,6 +1,6 @@
 //! Writing tables, sets, chains and rules into a batch.
 
-use crate::nft::expr::Expr;
+use crate::nft::expr::{Expr, INTERFACE_NAME_LEN};
 use crate::nft::message::{APPEND, Attributes, Batch, CREATE, Family, Kind};
 
 pub(super) fn create_table(batch: &mut Batch, name: &str, family: Family) {
@@ -44,6 +44,13 @@ pub(super) fn family_name(family: Family) -> &'static str {
     }
 }
 
+/// What tells `nft list` to print a key that is an interface name forwards: a type (0, the key's byte
+/// order), a length, and 1 for the host's order as a number in that order.
+const KEY_IN_HOST_ORDER: [u8; 6] = {
+    let [a, b, c, d] = 1_u32.to_ne_bytes();
+    [0, 4, a, b, c, d]
+};
+
 /// A table that rules are written into.
 pub(super) struct Table<'a> {
     pub(super) name: &'a str,
@@ -75,13 +82,16 @@ impl Table<'_> {
             self.family,
             CREATE,
             |message| {
-                // NFTA_SET_TABLE, _NAME, _FLAGS, _KEY_TYPE, _KEY_LEN, _ID
+                // NFTA_SET_TABLE, _NAME, _FLAGS, _KEY_TYPE, _KEY_LEN, _ID, _USERDATA
                 message.text(1, self.name);
                 message.text(2, set);
                 message.number(3, 0);
                 message.number(4, key_type);
                 message.number(5, u32::try_from(key_length).unwrap_or(u32::MAX));
                 message.number(10, identifier);
+                if key_length == INTERFACE_NAME_LEN {
+                    message.bytes(13, &KEY_IN_HOST_ORDER);
+                }
             },
         );
     }
