@@ -46,6 +46,7 @@ async fn containers() {
         output_and_exit,
         the_pods_surroundings,
         the_pods_network,
+        the_agents_doors,
         missing_programs,
         users_and_groups,
         execs,
@@ -179,6 +180,22 @@ async fn the_pods_network(agent: &Agent) {
         "10.88.0.5\ttest-pod\n",
     ] {
         assert!(text.contains(part), "lacks {part:?}:\n{text}");
+    }
+}
+
+/// A container is no host: it does not get to the agent over vsock.
+async fn the_agents_doors(agent: &Agent) {
+    if !agent.place.is_guest() {
+        return;
+    }
+    let script = format!("exec vsock-probe {}", common::place::CID);
+    let text = agent.run_script("probe", &script).await.text();
+    assert_eq!(text.lines().count(), 4, "{text}");
+    for line in text.lines() {
+        assert!(
+            line.contains("refused") || line.contains("cut off"),
+            "{text}"
+        );
     }
 }
 

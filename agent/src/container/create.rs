@@ -144,6 +144,11 @@ impl Containers {
         let status = unstarted
             .take()
             .ok_or_else(|| Error::precondition(format!("container {id} was started before")))?;
+        if container.init.exit().is_some() {
+            return Err(Error::precondition(format!(
+                "container {id} ended before it was started"
+            )));
+        }
         let status = stream::pipe(status).context(|| "poll the status pipe")?;
         notify(&helper::notify_socket(&container.dir))
             .context(|| format!("start container {id}: tell its init"))?;

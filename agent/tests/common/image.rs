@@ -48,7 +48,16 @@ pub fn write_layers(into: &Path) {
     write(&high, "etc/version", "upper\n", 0o644);
     write(&high, "bin/not-executable", "#!/bin/sh\n", 0o644);
     write(&high, "bin/not-a-program", "\x01\x02\x03", 0o755);
+    fs::copy(probe(), high.join("bin/vsock-probe")).unwrap();
     write(&high, "bin/no-interpreter", "#!/no/such/sh\n", 0o755);
+}
+
+/// The example of that name, which cargo builds with the tests.
+fn probe() -> std::path::PathBuf {
+    let own = std::env::current_exe().unwrap();
+    let probe = own.ancestors().nth(2).unwrap().join("examples/vsock_probe");
+    super::must_exist(&probe, "cargo build --example vsock_probe");
+    probe
 }
 
 /// Packs the layers as EROFS files `into/<serial>`.

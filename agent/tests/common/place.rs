@@ -37,7 +37,7 @@ fn agent_binary() -> PathBuf {
         .into()
 }
 /// CID of the QEMU guest; any that no other guest of the machine has.
-const CID: u32 = 4711;
+pub const CID: u32 = 4711;
 
 /// Of the guest's one network device, which leads nowhere.
 const MAC: &str = "02:00:0a:58:00:05";
