@@ -1,28 +1,24 @@
 //! A VM from its configuration to its end.
+//!
+//! * `guest`: its memory, with everything that is loaded before the start.
+//! * `devices`: what is on its bus.
+//! * `controlled`: what the control service acts on while it runs.
 
-use std::{
-    io,
-    os::unix::net::UnixListener,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+mod controlled;
+mod devices;
+mod guest;
 
-use bulkhead_virtio::{
-    blk::{Blk, BlkConfig, EngineKind, Pool},
-    console::{Console, ConsoleTail as VirtioTail},
-    device::{Device, Memory, ThreadHook},
-    net::{Net, NetConfig},
-    rng::Rng,
-    vsock::{Vsock, VsockConfig},
-};
-use bulkhead_vmm_api::{ExitReason, ExitReport, MAX_CONSOLE_TAIL};
+pub use controlled::{Consoles, Controlled};
+pub use devices::{AddError, add, new_disk};
+
+use std::{os::unix::net::UnixListener, sync::Arc, time::Duration};
+
+use bulkhead_virtio::device::ThreadHook;
+use bulkhead_vmm_api::{ExitReason, ExitReport};
 use tokio::sync::mpsc;
 
 use crate::{
-    acpi, boot,
-    config::{Config, Disk, Fd},
-    console::ConsoleTail,
+    config::{Config, Fd},
     control,
     descriptors::{self, Descriptors},
     device_thread::DeviceThread,
@@ -34,63 +30,15 @@ use crate::{
         self,
         seccomp::{Filters, Kind},
     },
-    kvm::{Ending, ExitCounters, KvmError, Machine, StartError, VcpuSet, Vm},
-    layout, memory,
-    pci::{PciBus, SlotError, VirtioFunction, virtio::Surroundings},
+    kvm::{Ending, ExitCounters, Machine, StartError, VcpuSet},
+    pci::{PciBus, virtio::Surroundings},
     timings::{Milestone, Timings},
 };
 
-/// Queue entries of a read-only disk: an image layer, of which there may be many.
-const LAYER_QUEUE: u16 = 32;
-/// Queue entries of a writable disk.
-const SCRATCH_QUEUE: u16 = 128;
-/// Threads that serve all disks together, at most.
-const DISK_THREADS: u32 = 4;
 /// How long devices may take to finish their I/O when the VM ends.
 const DEVICES_STOP: Duration = Duration::from_secs(3);
 /// How long vCPUs may take to leave the guest when the VM ends.
 const VCPUS_STOP: Duration = Duration::from_secs(1);
-
-/// What the control service acts on.
-pub struct Controlled {
-    /// vCPUs.
-    pub vcpus: VcpuSet,
-    /// The bus.
-    pub bus: Arc<PciBus>,
-    /// Exit counts.
-    pub exits: Arc<ExitCounters>,
-    /// Start timings.
-    pub timings: Arc<Timings>,
-    /// The console.
-    pub console: Consoles,
-    /// What a new device needs.
-    pub surroundings: Surroundings,
-    /// Serves all disks.
-    pub pool: Pool,
-    /// Descriptors handed over.
-    pub handed: Handed,
-    /// Ends the VM.
-    pub end: mpsc::Sender<Ending>,
-}
-
-/// Where the guest's output is kept.
-#[derive(Clone, Debug, Default)]
-pub struct Consoles {
-    serial: ConsoleTail,
-    virtio: VirtioTail,
-}
-
-impl Consoles {
-    /// The last bytes, and how many there were in all.
-    #[must_use]
-    pub fn tail(&self) -> (Vec<u8>, u64) {
-        let (mut bytes, total) = self.serial.snapshot();
-        bytes.extend(self.virtio.bytes());
-        let excess = bytes.len().saturating_sub(MAX_CONSOLE_TAIL);
-        bytes.drain(..excess);
-        (bytes, total.saturating_add(self.virtio.total()))
-    }
-}
 
 /// Runs the VM whose configuration is at descriptor `config`, to its end. Returns why
 /// it ended; the process is to exit with that status.
@@ -169,28 +117,7 @@ impl RunningVm {
             )),
             None => None,
         };
-        // Neither needs the other, and each takes milliseconds.
-        let (loaded, vm) = std::thread::scope(|scope| {
-            let loading = std::thread::Builder::new()
-                .name("load".into())
-                .spawn_scoped(scope, || {
-                    let loaded = load(&config, &mut fds);
-                    timings.reached(Milestone::Loaded);
-                    loaded
-                })
-                .map_err(|e| Fatal::internal(&e))?;
-            let vm = Vm::create(config.max_vcpus);
-            timings.reached(Milestone::VmCreated);
-            let loaded = loading.join().map_err(|_| Fatal {
-                reason: ExitReason::Internal,
-                message: "loading the guest's memory failed unexpectedly".into(),
-            })?;
-            Ok::<_, Fatal>((loaded, vm))
-        })?;
-        let (memory, entry) = loaded?;
-        let vm = vm.map_err(|e| kvm_fatal(&e))?;
-        vm.set_memory(&memory).map_err(|e| kvm_fatal(&e))?;
-
+        let (vm, memory, entry) = guest::build(&config, &mut fds, &timings)?;
         if let Some(who) = config.confinement {
             jail::confine(&config.run_dir, who).map_err(|e| Fatal::internal(&e))?;
         }
@@ -207,14 +134,10 @@ impl RunningVm {
             device_thread: start_device_thread(filters.clone())?,
             thread_hook: thread_hook(filters.clone()),
         };
-        let pool = Pool::new(
-            "blk",
-            usize::try_from(config.max_vcpus.min(DISK_THREADS)).unwrap_or(1),
-            EngineKind::Auto,
-        );
+        let pool = devices::pool(config.max_vcpus);
         let bus = Arc::new(PciBus::default());
-        for device in devices(&config, &mut fds, &consoles, &pool)? {
-            add(&bus, device, &surroundings).map_err(|e| Fatal::internal(&e))?;
+        for device in devices::all(&config, &mut fds, &consoles, &pool)? {
+            devices::add(&bus, device, &surroundings).map_err(|e| Fatal::internal(&e))?;
         }
         timings.reached(Milestone::Devices);
 
@@ -225,7 +148,7 @@ impl RunningVm {
         let vcpu_end = end.clone();
         let vcpu_filters = filters.clone();
         let machine = Machine {
-            ports: Ports::new(config.debug_serial.then(|| consoles.serial.clone())),
+            ports: Ports::new(config.debug_serial.then(|| consoles.serial())),
             bus: bus.clone(),
             exits: exits.clone(),
             timings: timings.clone(),
@@ -240,7 +163,7 @@ impl RunningVm {
         };
         let vcpus = VcpuSet::start(&vm, config.max_vcpus, entry, Arc::new(machine)).map_err(
             |e| match &e {
-                StartError::Kvm(kvm) => kvm_fatal(kvm),
+                StartError::Kvm(kvm) => guest::kvm_fatal(kvm),
                 _ => Fatal::internal(&e),
             },
         )?;
@@ -332,46 +255,6 @@ async fn wind_down(controlled: &Arc<Controlled>) {
     }
 }
 
-/// Puts the guest's memory together: the memory, and where the kernel begins.
-fn load(config: &Config, fds: &mut Descriptors) -> Result<(Memory, u64), Fatal> {
-    let bytes = config.memory_bytes;
-    let guest = memory::allocate(bytes).map_err(|e| Fatal::internal(&e))?;
-    let file = fds.file(config.kernel).map_err(|e| Fatal::config(&e))?;
-    memory::prefer_huge_pages(&guest, layout::KERNEL, len(&file));
-    let kernel = boot::kernel::load(guest.as_ref(), bytes, file).map_err(|e| Fatal::config(&e))?;
-    let initramfs = match config.initramfs {
-        None => None,
-        Some(fd) => {
-            let file = fds.file(fd).map_err(|e| Fatal::config(&e))?;
-            let len = len(&file);
-            if let Some(start) = layout::initramfs(bytes, len, kernel.end) {
-                memory::prefer_huge_pages(&guest, start, len);
-            }
-            let loaded = boot::kernel::load_initramfs(guest.as_ref(), bytes, kernel.end, file);
-            Some(loaded.map_err(|e| Fatal::config(&e))?)
-        }
-    };
-    let rsdp = acpi::write(guest.as_ref(), config.max_vcpus).map_err(|e| Fatal::internal(&e))?;
-    let vcpus = (config.boot_vcpus, config.max_vcpus);
-    boot::write_tables(&guest, bytes, &config.cmdline, vcpus, initramfs, rsdp)
-        .map_err(|e| Fatal::config(&e))?;
-    Ok((guest, kernel.entry))
-}
-
-/// A file's length, as far as it matters for advice.
-fn len(file: &std::fs::File) -> u64 {
-    file.metadata().map_or(0, |metadata| metadata.len())
-}
-
-fn kvm_fatal(error: &KvmError) -> Fatal {
-    let reason = match error {
-        KvmError::Ioctl { .. } => ExitReason::Internal,
-        KvmError::TooManyVcpus { .. } => ExitReason::BadConfig,
-        _ => ExitReason::KvmUnusable,
-    };
-    Fatal::new(reason, error)
-}
-
 fn start_device_thread(filters: Option<Arc<Filters>>) -> Result<DeviceThread, Fatal> {
     let first = move || {
         if let Some(filters) = filters
@@ -391,114 +274,3 @@ fn thread_hook(filters: Option<Arc<Filters>>) -> ThreadHook {
         None => Ok(()),
     })
 }
-
-/// The devices of the configuration, in the order of their places on the bus.
-fn devices(
-    config: &Config,
-    fds: &mut Descriptors,
-    consoles: &Consoles,
-    pool: &Pool,
-) -> Result<Vec<Box<dyn Device>>, Fatal> {
-    let mut devices: Vec<Box<dyn Device>> = Vec::new();
-    if let Some(vsock) = &config.vsock {
-        let device = Vsock::new(VsockConfig {
-            guest_cid: vsock.guest_cid,
-            listener: fds
-                .listener(vsock.listener)
-                .map_err(|e| Fatal::config(&e))?,
-            uds_prefix: uds_prefix(config, &vsock.uds_prefix),
-        });
-        devices.push(Box::new(device.map_err(|e| unusable("vsock", &e))?));
-    }
-    if config.console {
-        devices.push(Box::new(Console::new(consoles.virtio.clone(), None)));
-    }
-    if config.rng {
-        devices.push(Box::new(Rng::new()));
-    }
-    for (index, net) in (0u32..).zip(&config.nets) {
-        let device = Net::new(NetConfig {
-            tap: fds.take(net.tap).map_err(|e| Fatal::config(&e))?,
-            mac: net.mac,
-            mtu: net.mtu,
-            check_source: true,
-            index,
-        });
-        devices.push(Box::new(
-            device.map_err(|e| unusable(&format!("net {index}"), &e))?,
-        ));
-    }
-    for disk in &config.disks {
-        let file = fds.file(disk.file).map_err(|e| Fatal::config(&e))?;
-        let device = new_disk(disk, file, pool)
-            .map_err(|e| unusable(&format!("disk {}", disk.serial), &e))?;
-        devices.push(device);
-    }
-    Ok(devices)
-}
-
-/// Where the guest's outgoing connections go, as this process will see it: the run
-/// directory is its root once it is confined.
-fn uds_prefix(config: &Config, prefix: &str) -> PathBuf {
-    let root = match config.confinement {
-        Some(_) => Path::new("/"),
-        None => &config.run_dir,
-    };
-    root.join(prefix)
-}
-
-fn unusable(device: &str, error: &io::Error) -> Fatal {
-    Fatal {
-        reason: ExitReason::BadConfig,
-        message: format!("{device} cannot be used: {error}"),
-    }
-}
-
-/// A disk on `file`, which takes the place of the descriptor number in `disk`.
-///
-/// # Errors
-/// When the file is no disk.
-pub fn new_disk(disk: &Disk, file: std::fs::File, pool: &Pool) -> io::Result<Box<dyn Device>> {
-    let device = Blk::new(BlkConfig {
-        file,
-        serial: disk.serial.clone(),
-        read_only: disk.read_only,
-        ephemeral: disk.ephemeral,
-        queues: disk.queues,
-        queue_size: if disk.read_only {
-            LAYER_QUEUE
-        } else {
-            SCRATCH_QUEUE
-        },
-        pool: pool.clone(),
-    })?;
-    Ok(Box::new(device))
-}
-
-/// Why a device could not be added.
-#[derive(Debug, thiserror::Error)]
-pub enum AddError {
-    /// No place on the bus.
-    #[error(transparent)]
-    Slot(#[from] SlotError),
-    /// No descriptors, most likely.
-    #[error("cannot put the device on the bus: {0}")]
-    Function(#[from] io::Error),
-}
-
-/// Puts a device on the bus. Not to be called from two threads at once.
-///
-/// # Errors
-/// [`AddError`]
-pub fn add(
-    bus: &PciBus,
-    device: Box<dyn Device>,
-    surroundings: &Surroundings,
-) -> Result<Arc<VirtioFunction>, AddError> {
-    let devfn = bus.next_free()?;
-    let function = VirtioFunction::new(devfn, device, surroundings.clone())?;
-    bus.add(function.clone());
-    Ok(function)
-}
-
-const _: () = assert!(layout::MAX_VCPUS <= u8::MAX as u32);
