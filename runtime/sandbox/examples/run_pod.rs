@@ -4,10 +4,11 @@
 //! ```text
 //! run_pod --vmm bulkhead-vmm --agent bulkhead-agent --kernel vmlinux
 //!     --image busybox.tar [--dir DIR] [--memory-mib 256] [--cpus 1] [--console]
-//!     [--no-cgroups] [--unconfined] [--exec 'COMMAND']... [--crashes N]
+//!     [--no-cgroups] [--unconfined] [--exec 'COMMAND']... [--input FILE] [--tty] [--crashes N]
 //!     -- COMMAND [ARG]...
 //! ```
 //!
+//! `--input` is what each exec reads; `--tty` gives the command a terminal.
 //! With `--crashes`, everything a daemon holds of the pod is thrown away N times
 //! while the command runs, once a second, and the pod is taken over again.
 #![allow(clippy::print_stdout)] // it is a program
@@ -24,7 +25,7 @@ use std::{
 use bulkhead_image::{ImportOptions, ScratchTemplate, Store};
 use bulkhead_sandbox::{
     ContainerSpec, ExecSpec, Launcher as _, LogTarget, MicroVmConfig, MicroVmLauncher, ProcessId,
-    Sandbox, SandboxSpec, Stream,
+    Sandbox, SandboxSpec, Stream, WindowSize,
 };
 use tokio::runtime::Runtime;
 
@@ -41,6 +42,8 @@ struct Options {
     cpus: u32,
     execs: Vec<String>,
     crashes: u32,
+    input: Option<PathBuf>,
+    tty: bool,
     command: Vec<String>,
 }
 
@@ -48,6 +51,7 @@ fn options() -> Result<Options> {
     let mut config = MicroVmConfig::default();
     let (mut image, mut dir) = (None, PathBuf::from("/tmp/bulkhead-run-pod"));
     let (mut memory_mib, mut cpus, mut execs, mut crashes) = (256, 1, Vec::new(), 0);
+    let (mut input, mut tty) = (None, false);
     let mut args: VecDeque<String> = std::env::args().skip(1).collect();
     while let Some(arg) = args.pop_front() {
         let mut value = || {
@@ -64,6 +68,8 @@ fn options() -> Result<Options> {
             "--cpus" => cpus = value()?.parse()?,
             "--append" => config.extra_cmdline = value()?,
             "--exec" => execs.push(value()?),
+            "--input" => input = Some(value()?.into()),
+            "--tty" => tty = true,
             "--crashes" => crashes = value()?.parse()?,
             "--console" => config.console = true,
             "--no-cgroups" => config.cgroup_root = None,
@@ -80,6 +86,8 @@ fn options() -> Result<Options> {
         cpus,
         execs,
         crashes,
+        input,
+        tty,
         command: args.into(),
     })
 }
@@ -224,7 +232,7 @@ async fn start(options: &Options, layers: Vec<PathBuf>, pod: &dyn Sandbox) -> Re
     let spec = ContainerSpec {
         container_id: "container".into(),
         layers,
-        oci: specification(&options.command)?,
+        oci: specification(&options.command, options.tty)?,
         user: String::new(),
         gid: None,
         supplemental_groups: Vec::new(),
@@ -235,7 +243,10 @@ async fn start(options: &Options, layers: Vec<PathBuf>, pod: &dyn Sandbox) -> Re
         share_pid_with: None,
         readonly_rootfs: false,
         log,
-        window: None,
+        window: options.tty.then_some(WindowSize {
+            rows: 24,
+            columns: 80,
+        }),
     };
     let began = Instant::now();
     pod.create_container(spec).await?;
@@ -250,7 +261,7 @@ async fn finish(options: &Options, pod: &dyn Sandbox) -> Result<i32> {
     let began = Instant::now();
     for (n, command) in options.execs.iter().enumerate() {
         let began = Instant::now();
-        let (code, out) = exec(pod, &format!("exec{n}"), command).await?;
+        let (code, out) = exec(options, pod, &format!("exec{n}"), command).await?;
         println!("exec {command:?}: {code}, {:?}\n{out}", began.elapsed());
     }
     let exit = pod.wait(&ProcessId::init("container")).await?;
@@ -270,7 +281,12 @@ async fn finish(options: &Options, pod: &dyn Sandbox) -> Result<i32> {
     Ok(exit.code)
 }
 
-async fn exec(pod: &dyn Sandbox, id: &str, command: &str) -> Result<(i32, String)> {
+async fn exec(
+    options: &Options,
+    pod: &dyn Sandbox,
+    id: &str,
+    command: &str,
+) -> Result<(i32, String)> {
     let process = ProcessId {
         container_id: "container".into(),
         exec_id: id.into(),
@@ -281,12 +297,22 @@ async fn exec(pod: &dyn Sandbox, id: &str, command: &str) -> Result<(i32, String
         env: None,
         cwd: None,
         terminal: false,
-        stdin: false,
+        stdin: options.input.is_some(),
         window: None,
     })
     .await?;
     let mut out = pod.open_output(&process, Stream::Stdout).await?;
     let mut err = pod.open_output(&process, Stream::Stderr).await?;
+    if let Some(input) = &options.input {
+        let (content, stdin) = (std::fs::read(input)?, pod.open_input(&process).await?);
+        tokio::spawn(async move {
+            for chunk in content.chunks(64 << 10) {
+                if stdin.send(chunk.to_vec()).await.is_err() {
+                    return;
+                }
+            }
+        });
+    }
     let mut bytes = Vec::new();
     loop {
         let chunk = tokio::select! {
@@ -301,11 +327,11 @@ async fn exec(pod: &dyn Sandbox, id: &str, command: &str) -> Result<(i32, String
     Ok((exit.code, String::from_utf8_lossy(&bytes).into_owned()))
 }
 
-fn specification(command: &[String]) -> Result<oci_spec::runtime::Spec> {
+fn specification(command: &[String], tty: bool) -> Result<oci_spec::runtime::Spec> {
     let mut spec = oci_spec::runtime::Spec::default();
     let mut process = spec.process().clone().unwrap_or_default();
     process.set_args(Some(command.to_vec()));
-    process.set_terminal(Some(false));
+    process.set_terminal(Some(tty));
     process.set_cwd("/".into());
     process.set_env(Some(vec!["PATH=/usr/sbin:/usr/bin:/sbin:/bin".into()]));
     spec.set_process(Some(process));

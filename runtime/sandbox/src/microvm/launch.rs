@@ -87,7 +87,7 @@ impl MicroVmLauncher {
             ..Default::default()
         };
         let started_unix_ns = clock::unix_ns();
-        let configure = requests::configure(&spec);
+        let mut configure = requests::configure(&spec);
         let prepared = {
             let (launcher, pod_id) = (self.clone(), spec.pod_id.clone());
             let (parent, bytes, uid) =
@@ -142,6 +142,9 @@ impl MicroVmLauncher {
         let _ = fs::remove_file(ready_path(&paths));
 
         let (agent, control) = self.connect(&paths, started_unix_ns, exited.clone());
+        // Now, not when the start began: a guest's clock behind the host's would put
+        // a container's end before its creation.
+        configure.clock_unix_ns = clock::unix_ns();
         agent.configure(&configure).await?;
         let seed = seed()?;
         agent.reseed(&seed).await?;

@@ -7,7 +7,6 @@ use serde_json::Value;
 
 use super::state::{ContainerState, User};
 use crate::{
-    clock,
     error::{Error, ErrorKind, Result},
     spec::{ContainerSpec, ExecSpec, Interface, SandboxSpec, WindowSize},
     vmm::config::mac_text,
@@ -16,7 +15,7 @@ use crate::{
 /// Serial of the scratch disk.
 pub(super) const SCRATCH: &str = "scratch";
 
-/// ConfigureSandbox for a pod.
+/// ConfigureSandbox for a pod, but for the time: that is read when it is sent.
 pub(super) fn configure(spec: &SandboxSpec) -> agent::ConfigureSandboxRequest {
     agent::ConfigureSandboxRequest {
         hostname: spec.hostname.clone(),
@@ -30,7 +29,6 @@ pub(super) fn configure(spec: &SandboxSpec) -> agent::ConfigureSandboxRequest {
         interfaces: spec.interfaces.iter().map(interface).collect(),
         scratch_serial: SCRATCH.to_owned(),
         sysctls: spec.sysctls.clone().into_iter().collect(),
-        clock_unix_ns: clock::unix_ns(),
         ..Default::default()
     }
 }

@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 use bulkhead_cri_api::v1 as cri;
 
-use super::{clean, node};
+use super::{clean, look, node};
 use crate::demo::http_get;
 use bulkhead_e2e::{
     image,
@@ -13,7 +13,7 @@ use bulkhead_e2e::{
 
 /// Version, Status, RuntimeConfig, UpdateRuntimeConfig, image listings.
 pub(crate) async fn node_answers(programs: &Programs) -> Result<()> {
-    let (node, world) = node(programs, "answers", "").await?;
+    let (node, _) = node(programs, "answers", "").await?;
     let mut runtime = node.runtime();
     let version = runtime.version(cri::VersionRequest {
         version: "0.1.0".to_owned(),
@@ -75,7 +75,9 @@ pub(crate) async fn node_answers(programs: &Programs) -> Result<()> {
     let used = usage.first().and_then(|fs| fs.used_bytes.as_ref());
     ensure!(used.is_some_and(|used| used.value > 0), "{usage:?}");
 
-    // The new pod CIDR is the one that pods get their addresses from.
+    // The new pod CIDR is the one that pods get their addresses from. Its NAT rule
+    // has taken the old one's place, so the world is looked at now.
+    let world = look(&node)?;
     let mut pod = Pod::run(&node, "cidr").await?;
     let address = pod.address().await?;
     ensure!(address.to_string().starts_with("10.244.7."), "{address}");

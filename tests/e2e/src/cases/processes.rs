@@ -18,7 +18,8 @@ pub(crate) async fn exit_codes(programs: &Programs) -> Result<()> {
     for (name, script, code, reason) in [
         ("zero", "true", 0, "Completed"),
         ("seven", "exit 7", 7, "Error"),
-        ("killed", "kill -9 $$", 137, "Error"),
+        // A child's: to the kernel, init itself cannot be killed from inside.
+        ("child", "sh -c 'kill -9 $$'", 137, "Error"),
     ] {
         let id = pod.sh(name, script).await?;
         let status = pod.exited(&id, PATIENCE).await?;
@@ -31,6 +32,16 @@ pub(crate) async fn exit_codes(programs: &Programs) -> Result<()> {
             "{name}: {status:?}"
         );
     }
+
+    let id = pod
+        .sh("killed", "trap '' TERM; while :; do sleep 1; done")
+        .await?;
+    pod.stop_container(&id, 1).await?;
+    let status = pod.status(&id).await?;
+    ensure!(
+        status.exit_code == 137 && status.created_at < status.finished_at,
+        "a container that ignores SIGTERM: {status:?}"
+    );
 
     let mut hungry = container_config("hungry", "tail /dev/zero");
     hungry.linux = Some(cri::LinuxContainerConfig {
