@@ -20,6 +20,10 @@ pub const OUTPUT_MAX: usize = bulkhead_cri_api::MESSAGE_BYTES_MAX - 64 * 1024;
 /// are given up: its children may hold them open for ever.
 const QUIET: Duration = Duration::from_secs(2);
 
+/// How long a command whose time is up may take to be killed before the caller is
+/// answered all the same.
+const KILLING: Duration = Duration::from_secs(1);
+
 /// What a command left behind.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Captured {
@@ -71,7 +75,10 @@ impl Pods {
             match tokio::time::timeout(timeout, capture).await {
                 Ok(result) => result,
                 Err(_) => {
-                    let _ = sandbox.signal(&process, SIGKILL, true).await;
+                    // At once, but not waiting for a guest that hangs: whatever is
+                    // left is killed when it is forgotten.
+                    let kill = sandbox.signal(&process, SIGKILL, true);
+                    let _ = tokio::time::timeout(KILLING, kill).await;
                     Err(Error::new(
                         Kind::DeadlineExceeded,
                         format!("the command did not end within {timeout:?} and was killed"),

@@ -30,12 +30,13 @@ impl Pods {
                     container.id
                 )));
             }
-            let started = async {
+            let ready = || {
                 check_created(&container)?;
-                let sandbox = pod.ready_sandbox()?;
-                inner.start_container(&container, sandbox.as_ref()).await
+                pod.ready_sandbox()
             };
-            started.await.map_err(|error| error.while_(attempted))
+            let sandbox = ready().map_err(|error| error.while_(attempted))?;
+            // The sandbox's own errors name the container.
+            inner.start_container(&container, sandbox.as_ref()).await
         })
         .await
     }

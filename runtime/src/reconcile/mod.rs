@@ -16,7 +16,7 @@
 //! - half a create is undone, half a removal is finished: whole or gone;
 //! - what no record knows of is removed.
 //!
-//! [`plan`] decides all that and does nothing; it is pure and tested over every
+//! [`plan()`] decides all that and does nothing; it is pure and tested over every
 //! combination. [`start`] looks, plans, and acts.
 
 mod act;

@@ -15,6 +15,7 @@ mod store;
 mod world;
 
 pub use faults::{Faults, Mode};
+#[cfg(test)]
 pub(crate) use images::image;
 pub use images::{FakeImages, IMAGE, IMAGE_ID};
 pub use launcher::FakeLauncher;

@@ -231,8 +231,14 @@ async fn remove_everything(node: &Node) {
     assert!(node.network.leased().is_empty());
 }
 
+/// Enough for every day; a long run sets PROPTEST_CASES.
+fn cases() -> u32 {
+    let wanted = std::env::var("PROPTEST_CASES").ok();
+    wanted.and_then(|cases| cases.parse().ok()).unwrap_or(150)
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 150, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(), failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn the_daemon_thinks_what_the_model_thinks(ops in prop::collection::vec(op(), 1..60)) {
