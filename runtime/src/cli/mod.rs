@@ -3,7 +3,7 @@
 //! Commands speak to the daemon's socket, CRI and operator service alike; none of
 //! them touches pods behind the daemon's back. What a command is asked for goes to
 //! standard output, everything else to standard error. An error says what was tried
-//! and what to do next; exit statuses are listed in [`EXIT_STATUS_HELP`].
+//! and what to do next; exit statuses are listed in `EXIT_STATUS_HELP`.
 
 pub mod args;
 mod client;

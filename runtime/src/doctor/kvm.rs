@@ -4,7 +4,7 @@
 //! processor's virtualization (`kvm-pvm`, on machines that are virtual themselves)
 //! opens, answers, and even runs small guests, but a stock kernel dies in it. So the
 //! processor's flags are looked at, then KVM's version and capabilities, and then a
-//! guest of a few instructions is run ([`super::guest`]): in 64-bit mode, through page
+//! guest of a few instructions is run (`guest`): in 64-bit mode, through page
 //! tables, an interrupt gate and back.
 
 use std::fmt;
