@@ -1,0 +1,3 @@
+//! Image references.
+#![no_main]
+libfuzzer_sys::fuzz_target!(|data: &[u8]| bulkhead_image::fuzz::reference(data));
