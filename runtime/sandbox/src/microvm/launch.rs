@@ -338,7 +338,7 @@ impl MicroVmLauncher {
             format!("its console's last words:\n{words}")
         };
         let text =
-            format!("the guest's agent was not ready within {limit:?} (ready_timeout); {said}");
+            format!("the guest's agent was not ready within {limit:?} (vm.boot_timeout_seconds); {said}");
         Error::new(
             ErrorKind::DeadlineExceeded,
             with_tail(text, paths).to_string(),

@@ -170,7 +170,7 @@ pub(crate) async fn guests_that_do_not_come_up(programs: &Programs) -> Result<()
     ] {
         let node = Node::new(&programs, name, "")?;
         let config = std::fs::read_to_string(node.config())?.replace(
-            "boot_timeout_seconds = 90",
+            "boot_timeout_seconds = 300",
             &format!("boot_timeout_seconds = {timeout}"),
         );
         std::fs::write(node.config(), config)?;
