@@ -18,7 +18,7 @@ use crate::error::{Error, ErrorKind, Result};
 /// Controllers that pods are accounted and limited by, where the host has them.
 const CONTROLLERS: [&str; 5] = ["cpu", "memory", "pids", "io", "cpuset"];
 /// Longest time to wait for killed processes to be gone from a cgroup.
-const EMPTYING: Duration = Duration::from_secs(10);
+const EMPTYING: Duration = Duration::from_secs(30);
 /// Deepest nesting that is removed.
 const MAX_DEPTH: usize = 32;
 

@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// Longest time for a killed process to be gone.
-const DYING: Duration = Duration::from_secs(10);
+const DYING: Duration = Duration::from_secs(30);
 /// What a guest is given beyond the pod's grace to power off.
 const POWER_OFF: Duration = Duration::from_secs(3);
 

@@ -337,8 +337,9 @@ impl MicroVmLauncher {
         } else {
             format!("its console's last words:\n{words}")
         };
-        let text =
-            format!("the guest's agent was not ready within {limit:?} (vm.boot_timeout_seconds); {said}");
+        let text = format!(
+            "the guest's agent was not ready within {limit:?} (vm.boot_timeout_seconds); {said}"
+        );
         Error::new(
             ErrorKind::DeadlineExceeded,
             with_tail(text, paths).to_string(),
