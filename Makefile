@@ -44,6 +44,7 @@ lint: setup ## formatting, clippy and documentation, all without a warning
 
 unit: setup ## unit tests: they need no virtual machine
 	$(call say,unit,cargo test)
+	proto/cri/fetch-debian-proto.sh
 	cargo test --locked --workspace -q
 
 build: setup kernel ## build every program

@@ -20,12 +20,14 @@ check=false
 kernel_packages="linux-source-6.12 build-essential bc bison flex libelf-dev xz-utils zstd cpio kmod rsync"
 # The machine that tests run in, and what they use inside it.
 host_packages="busybox-static iproute2 nftables e2fsprogs erofs-utils util-linux procps curl ca-certificates"
+# What the image tests compare with.
+image_packages="skopeo umoci"
 # 7.2, Debian 12's own, now and then breaks the boot of a 6.12 kernel in
 # software emulation.
 backports_packages="qemu-system-x86"
 qemu_wanted=10
 
-minimum_rust=90 # 1.90
+minimum_rust=95 # 1.95
 
 say() { echo "setup: $*"; }
 fail() { echo "setup: $*" >&2; exit 1; }
@@ -96,7 +98,7 @@ SOURCES
 
 packages() {
     # shellcheck disable=SC2086 # lists of words
-    missing=$(missing_of $kernel_packages $host_packages)
+    missing=$(missing_of $kernel_packages $host_packages $image_packages)
     if [ -n "$missing" ]; then
         $check && fail "missing packages: $missing"
         apt_update
