@@ -13,11 +13,25 @@ use tracing::Level;
 /// The copy matters in the container helper, whose own standard error becomes
 /// the container's: no line of ours may end up in a container's log.
 pub fn start() {
+    start_at(level());
+}
+
+/// Starts logging in the container helper: nothing unless debugging is asked
+/// for. What goes wrong there is in its reply; libcontainer's own warnings (it
+/// has no seccomp, say: the agent has) would only mislead.
+pub fn start_in_helper() {
+    let level = level();
+    if level >= Level::DEBUG {
+        start_at(level);
+    }
+}
+
+fn start_at(level: Level) {
     let Ok(fd) = rustix::io::fcntl_dupfd_cloexec(std::io::stderr().as_fd(), 3) else {
         return;
     };
     let subscriber = tracing_subscriber::fmt()
-        .with_max_level(level())
+        .with_max_level(level)
         .with_ansi(false)
         .without_time()
         .with_writer(Mutex::new(File::from(fd)))

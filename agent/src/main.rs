@@ -39,7 +39,7 @@ fn main() -> ExitCode {
     let args = args.get(1..).unwrap_or(&[]);
     match args {
         [helper::HELPER] => {
-            logging::start();
+            logging::start_in_helper();
             helper::main();
             return ExitCode::SUCCESS;
         }

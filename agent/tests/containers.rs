@@ -66,9 +66,11 @@ async fn containers() {
         figures,
         what_a_create_refuses,
         layers_in_use,
+        layers_come_and_go,
         many_at_once,
         processes_are_listed,
         the_machine,
+        durations,
         nothing_is_left,
     ];
     let only = std::env::var("BULKHEAD_AGENT_TEST_ONLY").unwrap_or_default();
@@ -971,6 +973,36 @@ async fn layers_in_use(agent: &Agent) {
     agent.release_layers(unknown).await.unwrap();
 }
 
+/// A released disk is off the bus; a rescan finds it again.
+async fn layers_come_and_go(agent: &Agent) {
+    let serials: Vec<String> = common::image::LAYERS
+        .iter()
+        .map(|s| (*s).to_owned())
+        .collect();
+    for _ in 0..2 {
+        agent
+            .release_layers(ReleaseLayersRequest {
+                serials: serials.clone(),
+                ..Default::default()
+            })
+            .await
+            .unwrap();
+        let without = agent
+            .create_container(agent.request("come", &spec("true")))
+            .await;
+        refused(without, Code::FAILED_PRECONDITION, "not attached");
+        agent
+            .attach_layers(AttachLayersRequest {
+                serials: serials.clone(),
+                ..Default::default()
+            })
+            .await
+            .unwrap();
+        let ran = agent.run_script("come", "cat /etc/version").await;
+        assert_eq!(ran.text(), "upper\n");
+    }
+}
+
 async fn many_at_once(agent: &Agent) {
     let ids: Vec<String> = (0..8).map(|n| format!("many-{n}")).collect();
     let runs = ids.iter().map(|id| async move {
@@ -1043,6 +1075,32 @@ async fn the_machine(agent: &Agent) {
     let mut request = OnlineCpusRequest::new();
     request.count = 2;
     assert_eq!(agent.online_cpus(request).await.unwrap().online, 2);
+}
+
+/// For the reader: no assertion, since machines differ.
+async fn durations(agent: &Agent) {
+    const ROUNDS: u32 = 5;
+    let mut spent = [Duration::ZERO; 4];
+    for _ in 0..ROUNDS {
+        let mut at = std::time::Instant::now();
+        let mut lap = |slot: usize| {
+            spent[slot] += at.elapsed();
+            at = std::time::Instant::now();
+        };
+        agent
+            .create_container(agent.request("time", &spec("exec sleep 1000")))
+            .await
+            .unwrap();
+        lap(0);
+        agent.start("time").await.unwrap();
+        lap(1);
+        agent.run_exec("time", "e", &["true"]).await.unwrap();
+        lap(2);
+        agent.remove("time").await;
+        lap(3);
+    }
+    let [create, start, exec, remove] = spent.map(|total| total / ROUNDS);
+    eprintln!("create {create:?}, start {start:?}, exec of true {exec:?}, remove {remove:?}");
 }
 
 async fn nothing_is_left(agent: &Agent) {

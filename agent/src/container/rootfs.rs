@@ -45,7 +45,13 @@ pub fn mount_overlay(layers_dir: &Path, layers: &[String], upper: &Path, on: &Pa
         MountFlags::NODEV,
         options.as_c_str(),
     )
-    .context(|| format!("mount the overlay of {} layers", layers.len()))
+    .context(|| {
+        format!(
+            "mount the overlay of {} layers (the kernel's log says more; an upper directory \
+             cannot itself be on an overlay)",
+            layers.len()
+        )
+    })
 }
 
 fn options(layers: &[String], upper: &Path) -> Result<std::ffi::CString> {

@@ -171,13 +171,19 @@ async fn start_qemu(dir: &Path) -> (Child, Ready) {
     let mut add = |flag: &str, value: String| args.extend([flag.to_owned(), value]);
     add("-kernel", vmlinux.display().to_string());
     add("-initrd", path("initramfs"));
-    add("-serial", format!("file:{}", path("console")));
+    add("-serial", format!("file:{}", path("console-early")));
+    add("-device", "virtio-serial-pci".into());
+    add(
+        "-chardev",
+        format!("file,id=console,path={}", path("console")),
+    );
+    add("-device", "virtconsole,chardev=console".into());
     let level = env::var("BULKHEAD_LOG").unwrap_or_else(|_| "info".into());
     // Every line of the console is some hundred exits.
     let quiet = if level == "debug" { "" } else { "quiet" };
     add(
         "-append",
-        format!("console=ttyS0 earlyprintk=ttyS0,keep panic=-1 {quiet} bulkhead.log={level}"),
+        format!("console=hvc0 earlyprintk=ttyS0 panic=-1 {quiet} bulkhead.log={level}"),
     );
     add("-device", format!("vhost-vsock-pci,guest-cid={CID}"));
     for serial in image::LAYERS.iter().copied().chain(["scratch"]) {
