@@ -256,6 +256,20 @@ async fn a_start_that_fails_says_why_and_leaves_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_host_without_room_is_said_so_and_nothing_is_left() {
+    let bench = Bench::misbehaving("bench.full");
+    let e = bench.launcher.launch(bench.spec()).await.err().unwrap();
+    assert_eq!(e.kind(), ErrorKind::ResourceExhausted, "{e}");
+    bench.assert_nothing_left();
+
+    // A cgroup that cannot be made: the root is no cgroup file system.
+    let bench = Bench::configured(|config| config.cgroup_root = Some("/proc/self/no".into()));
+    let e = bench.launcher.launch(bench.spec()).await.err().unwrap();
+    assert!(e.to_string().contains("cgroup"), "{e}");
+    bench.assert_nothing_left();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_guest_that_never_answers_is_given_up() {
     let bench = Bench::configured(|config| {
         config.extra_cmdline = "fake.silent".into();

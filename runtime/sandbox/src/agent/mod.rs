@@ -2,9 +2,11 @@
 //!
 //! * [`connect`]: reaching a port of the guest.
 //! * [`ready`]: hearing that the agent can be called.
-//! * [`client`]: calling it.
+//! * [`client`]: a connection to it, deadlines, retries.
+//! * `calls`: its calls, one method each.
 //! * [`reply`]: what may be believed of its answers.
 
+mod calls;
 pub mod client;
 pub mod connect;
 pub mod ready;

@@ -164,7 +164,12 @@ fn launcher(dir: &Path, words: &str, change: &dyn Fn(&mut MicroVmConfig)) -> Mic
         ..Default::default()
     };
     change(&mut config);
-    let scratch = |path: &Path, bytes: u64| {
+    let full = words == "bench.full";
+    let scratch = move |path: &Path, bytes: u64| {
+        if full {
+            fs::write(path, "half a disk")?;
+            return Err(std::io::ErrorKind::StorageFull.into());
+        }
         let file = fs::File::create_new(path)?;
         file.set_len(bytes)?;
         Ok(file)
