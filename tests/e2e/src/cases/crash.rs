@@ -29,14 +29,21 @@ pub(crate) async fn daemon_killed_at_each_step(programs: &Programs) -> Result<()
 
     let mut whole = 0;
     let mut gone = 0;
-    for step in 0..12_u32 {
+    for step in 0..=12_u32 {
+        // The last kill comes right after the answer, however long that takes.
+        let delay = if step == 12 { PATIENCE } else { run * step / 8 };
         let name = format!("sweep-{step}");
         let config = pod_config(&node, &name, 0);
-        kill_during(&mut node, run * step / 10, async |node: &Node| {
+        kill_during(&mut node, delay, async |node: &Node| {
             Pod::run_with(node, config.clone()).await.map(drop)
         })
         .await?;
-        match listed(&node, &name).await? {
+        let found = listed(&node, &name).await?;
+        ensure!(
+            found.is_some() || step < 12,
+            "a pod that was reported ready is gone"
+        );
+        match found {
             Some(id) => {
                 whole += 1;
                 let mut pod = Pod::attach(&node, id, config.clone());
@@ -57,12 +64,17 @@ pub(crate) async fn daemon_killed_at_each_step(programs: &Programs) -> Result<()
     ensure!(whole > 0 && gone > 0, "the sweep missed the create");
 
     let mut pod = Pod::run(&node, "host").await?;
-    for step in 0..10_u32 {
+    for step in 0..=8_u32 {
+        let delay = if step == 8 {
+            PATIENCE
+        } else {
+            start * step / 6
+        };
         let config = container_config(&format!("c{step}"), "echo up; exec sleep 100000");
         let pod_id = pod.id.clone();
         let sandbox = pod.config.clone();
         let request = config.clone();
-        kill_during(&mut node, start * step / 8, async |node: &Node| {
+        kill_during(&mut node, delay, async |node: &Node| {
             let mut pod = Pod::attach(node, pod_id.clone(), sandbox.clone());
             let id = pod.create(request.clone()).await?;
             pod.start(&id).await?;
@@ -196,8 +208,8 @@ pub(crate) async fn vmm_killed(programs: &Programs) -> Result<()> {
             continue;
         };
         let command = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        let program = command.split(|&byte| byte == 0).next().unwrap_or_default();
-        if program.ends_with(b"bulkhead-vmm") {
+        // Its first argument is a title: the program and the pod.
+        if command.starts_with(format!("bulkhead-vmm {}", pod.id).as_bytes()) {
             let pid = nix::unistd::Pid::from_raw(pid);
             nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL)?;
             killed += 1;
