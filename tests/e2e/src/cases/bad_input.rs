@@ -125,10 +125,14 @@ pub(crate) async fn configuration(programs: &Programs) -> Result<()> {
     Ok(())
 }
 
-/// A machine-code program that does nothing for ever: an init without an agent.
-fn silent_init() -> Vec<u8> {
-    // ELF64 header and one program header, then: mov eax, 34 (pause); syscall; jmp back.
-    let code: [u8; 9] = [0xb8, 0x22, 0, 0, 0, 0x0f, 0x05, 0xeb, 0xf7];
+/// mov eax, 34 (pause); syscall; jmp back: an init that does nothing for ever.
+const PAUSE: &[u8] = &[0xb8, 0x22, 0, 0, 0, 0x0f, 0x05, 0xeb, 0xf7];
+/// mov eax, 60 (exit); syscall: an init that ends, for which the kernel panics.
+const EXIT: &[u8] = &[0xb8, 0x3c, 0, 0, 0, 0x0f, 0x05];
+
+/// A static program of these instructions: an ELF64 header, one program header,
+/// the code.
+fn program(code: &[u8]) -> Vec<u8> {
     let base: u64 = 0x40_0000;
     let size = 64 + 56 + code.len() as u64;
     let mut elf = Vec::new();
@@ -148,7 +152,7 @@ fn silent_init() -> Vec<u8> {
     for word in [0, base, base, size, size, 0x1000] {
         elf.extend_from_slice(&word.to_le_bytes());
     }
-    elf.extend_from_slice(&code);
+    elf.extend_from_slice(code);
     elf
 }
 
@@ -158,15 +162,16 @@ pub(crate) async fn guests_that_do_not_come_up(programs: &Programs) -> Result<()
     let dir = std::path::Path::new("/var/lib/bulkhead-e2e/guests");
     std::fs::create_dir_all(dir)?;
     let silent = dir.join("silent-init");
-    std::fs::write(&silent, silent_init())?;
-    set_executable(&silent)?;
+    let ending = dir.join("ending-init");
+    for (path, code) in [(&silent, PAUSE), (&ending, EXIT)] {
+        std::fs::write(path, program(code))?;
+        set_executable(path)?;
+    }
     let not_a_kernel = dir.join("not-a-kernel");
     std::fs::write(&not_a_kernel, vec![0x90; 1 << 20])?;
 
     let mut panics = programs.clone();
-    // Static busybox as PID 1: it has no applet of that name, ends, and the kernel
-    // panics for want of an init.
-    panics.agent = "/bin/busybox".into();
+    panics.agent = ending;
     let mut mute = programs.clone();
     mute.agent = silent;
     let mut no_kernel = programs.clone();
