@@ -177,10 +177,11 @@ pub(crate) async fn guests_that_do_not_come_up(programs: &Programs) -> Result<()
     let mut no_kernel = programs.clone();
     no_kernel.kernel = not_a_kernel;
 
+    // The names say nothing that the messages are searched for.
     for (name, programs, timeout, wanted) in [
-        ("panics", panics, 60, "panic"),
-        ("mute", mute, 8, "ready"),
-        ("nokernel", no_kernel, 30, "kernel"),
+        ("ending", panics, 60, "panic"),
+        ("mute", mute, 8, "not ready within"),
+        ("noise", no_kernel, 30, "kernel"),
     ] {
         let node = Node::new(&programs, name, "")?;
         let config = std::fs::read_to_string(node.config())?.replace(
@@ -192,11 +193,11 @@ pub(crate) async fn guests_that_do_not_come_up(programs: &Programs) -> Result<()
     }
 
     // /dev/null in /dev/kvm's place: there, openable, and no KVM.
-    let node = Node::new(programs, "nokvm", "")?;
+    let node = Node::new(programs, "nodevice", "")?;
     let kvm = "/dev/kvm";
     let flags = nix::mount::MsFlags::MS_BIND;
     nix::mount::mount(Some("/dev/null"), kvm, None::<&str>, flags, None::<&str>)?;
-    let answer = refused(node, "nokvm", "kvm").await;
+    let answer = refused(node, "nodevice", "kvm-unusable").await;
     nix::mount::umount(kvm)?;
     answer
 }
