@@ -36,10 +36,10 @@ else
     say "no standard library for $musl: linking glibc statically"
 fi
 
-# $1: package, $2: profile
+# $1: package, $2: profile, $3: flags of its own
 build_static() {
     say "$1 ($static, profile $2)"
-    RUSTFLAGS="${RUSTFLAGS-} $static_flags" \
+    RUSTFLAGS="${RUSTFLAGS-} $static_flags ${3-}" \
         cargo build --locked -q -p "$1" --profile "$2" --target "$static" >&2
     install -m 0755 "$target/$static/$2/$1" "$programs/$1"
 }
@@ -49,7 +49,9 @@ say "bulkhead (profile release)"
 cargo build --locked -q -p bulkhead --release >&2
 install -m 0755 "$target/release/bulkhead" "$programs/bulkhead"
 build_static bulkhead-vmm vmm
-build_static bulkhead-agent agent
+# Nothing unwinds in a program that aborts at a panic; the tables for it would be a
+# tenth of a binary that every pod keeps in memory.
+build_static bulkhead-agent agent "-C force-unwind-tables=no"
 say "bulkhead-e2e, bulkhead-bench (profile dev)"
 cargo build --locked -q -p bulkhead-e2e -p bulkhead-bench >&2
 install -m 0755 "$target/debug/bulkhead-e2e" "$target/debug/bulkhead-bench" "$programs/"
