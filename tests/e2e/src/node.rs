@@ -70,6 +70,12 @@ impl Node {
             daemon: None,
             channel: channel(socket(name)),
         };
+        // What an earlier run left in the same test host; its pods, if any live on,
+        // are without a record then, and the daemon removes them.
+        if node.root.exists() {
+            fs::remove_dir_all(&node.root)
+                .with_context(|| format!("emptying {}", node.root.display()))?;
+        }
         fs::create_dir_all(node.root.join("logs"))?;
         let config = format!(
             "[paths]\nstate_dir = \"{state}\"\nrun_dir = \"{run}\"\nsocket = \"{socket}\"\n\
