@@ -93,6 +93,8 @@ pub fn build(inputs: VmmInputs) -> io::Result<(vmm::VmConfig, Vec<OwnedFd>)> {
         serial: inputs.scratch.0,
         fd: pass(inputs.scratch.1)?,
         read_only: false,
+        // It has no name any more: nobody reads it after the VM.
+        ephemeral: true,
         ..Default::default()
     });
     for (tap, mac, mtu) in inputs.taps {
