@@ -72,7 +72,7 @@ demo: build host ## a pod in its own microVM, from an image to its removal
 
 bench: build host ## benchmarks beside QEMU; table here, JSON in target/results
 	$(call say,bench,benchmarks in the test host)
-	$(IN_HOST) --timeout 1800 -- $(PROGRAMS)/bulkhead-bench
+	$(IN_HOST) --timeout 1800 -- $(PROGRAMS)/bulkhead-bench start --json $(RESULTS)/bench.json
 
 clean: ## remove what cargo built; caches in ~/.cache/bulkhead stay
 	cargo clean
