@@ -1099,6 +1099,28 @@ async fn durations(agent: &Agent) {
         agent.remove("time").await;
         lap(3);
     }
+    const BULK: u32 = 200 << 20;
+    let script = format!("dd if=/dev/zero bs=65536 count={} 2>/dev/null", BULK >> 16);
+    let at = std::time::Instant::now();
+    let request = agent.request("time", &common::spec(&script));
+    agent.create_container(request).await.unwrap();
+    agent.start("time").await.unwrap();
+    let mut out = agent
+        .place
+        .open("time", "", Stream::STDOUT, 0)
+        .await
+        .unwrap();
+    let mut acknowledged = 0;
+    while within(out.read()).await.is_some() {
+        if out.offset - acknowledged >= 256 << 10 {
+            acknowledged = out.offset;
+            out.acknowledge().await;
+        }
+    }
+    assert_eq!(out.offset, u64::from(BULK));
+    let rate = f64::from(BULK) / at.elapsed().as_secs_f64() / 1e6;
+    eprintln!("stdout {rate:.0} MB/s");
+    agent.remove("time").await;
     let [create, start, exec, remove] = spent.map(|total| total / ROUNDS);
     eprintln!("create {create:?}, start {start:?}, exec of true {exec:?}, remove {remove:?}");
 }

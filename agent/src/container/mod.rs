@@ -7,8 +7,8 @@
 //!  RemoveContainer   kill the cgroup ▶ wait ▶ remove what Create made, backwards
 //! ```
 //!
-//! Any step of a create may fail; [`Containers::discard`] then removes whatever
-//! the steps before it made, the same way a remove does.
+//! Any step of a create may fail; what the steps before it made is then removed
+//! the same way a remove does it.
 
 pub mod cgroup;
 pub mod create;

@@ -4,7 +4,7 @@
 //! asked of the network: no DHCP, no router advertisements, no duplicate address
 //! detection (addresses come from the host's pool, which knows).
 //!
-//! The protocol is spoken directly ([`message`]): a client library would be a
+//! The protocol is spoken directly (`message`): a client library would be a
 //! tenth of the agent, which is in every pod's memory.
 
 mod message;

@@ -16,6 +16,9 @@ use std::collections::VecDeque;
 
 use bulkhead_agent_api::stdio::{Frame, MAX_DATA};
 
+/// Memory an empty stream may hold on to, bytes.
+const IDLE_CAPACITY: usize = 64 << 10;
+
 /// Why a peer's frame cannot be right.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StreamError {
@@ -104,8 +107,10 @@ impl Output {
         let done = usize::try_from(offset.saturating_sub(self.kept_from)).unwrap_or(usize::MAX);
         self.kept.drain(..done.min(self.kept.len()));
         self.kept_from = self.kept_from.max(offset);
-        if self.kept.is_empty() && self.ended {
-            self.kept = VecDeque::new();
+        if self.kept.is_empty() {
+            // An idle stream gives back what a burst has taken.
+            let keep = if self.ended { 0 } else { IDLE_CAPACITY };
+            self.kept.shrink_to(keep);
         }
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! How much a container has written to its writable layer.
 //!
 //! There is no counter for it, so the tree is walked: on a thread of its own, at
-//! most once in [`FRESH`], and not past [`MAX_ENTRIES`].
+//! most once in nine seconds, and not past two million entries.
 
 use std::{
     collections::{HashMap, HashSet},

@@ -16,7 +16,7 @@
 //! kernel itself has for stacked filters (seccomp(2)). What cannot be enforced
 //! is an error, never left out: user notification, unknown flags, architectures
 //! that this machine cannot run are harmless and skipped. A name that the kernel
-//! does not have cannot be called; see [`syscalls`].
+//! does not have cannot be called, so its rules are left out.
 //!
 //! Compiling is pure; the filter is installed in the container's process just
 //! before its execve (`executor`).
