@@ -68,7 +68,7 @@ async fn main() -> Result<()> {
     let mut node = ours::start_node(&programs, memory_mib).await?;
     for run in 1..=runs {
         eprintln!("run {run} of {runs}");
-        ours::measure(&node, run, &mut report).await?;
+        ours::measure(&node, run, memory_mib, &mut report).await?;
         peers::qemu(&qemu, &guest, &mut report).await?;
         if let Some(firecracker) = &firecracker {
             peers::firecracker(firecracker, &guest, &mut report).await?;

@@ -23,14 +23,19 @@ pub(crate) async fn start_node(programs: &Programs, memory_mib: u64) -> Result<N
 }
 
 /// One pod: its start, its memory, its exits, a container's first output.
-pub(crate) async fn measure(node: &Node, run: u32, report: &mut Report) -> Result<()> {
+pub(crate) async fn measure(
+    node: &Node,
+    run: u32,
+    memory_mib: u64,
+    report: &mut Report,
+) -> Result<()> {
     let began = Instant::now();
     let mut pod = Pod::run(node, &format!("bench-{run}")).await?;
     report.add(SUBJECT, "RunPodSandbox, ms", milliseconds(began.elapsed()));
 
     let facts = facts(node, &pod.id).await?;
     let pid = facts
-        .pointer("/vmm/pid")
+        .pointer("/sandbox/vmmPid")
         .and_then(serde_json::Value::as_u64)
         .and_then(|pid| u32::try_from(pid).ok())
         .with_context(|| format!("no VMM pid in the verbose status: {facts}"))?;
@@ -39,7 +44,7 @@ pub(crate) async fn measure(node: &Node, run: u32, report: &mut Report) -> Resul
     {
         report.add(SUBJECT, "exits until ready (KVM)", exits.all as f64);
         report.add(SUBJECT, "exits to user space (KVM)", exits.to_user as f64);
-        let resident = memory::of_vmm(pid, memory_bytes(&facts)?)?;
+        let resident = memory::of_vmm(pid, memory_mib << 20)?;
         report.add(
             SUBJECT,
             "VMM beside guest RAM, KiB",
@@ -50,7 +55,14 @@ pub(crate) async fn measure(node: &Node, run: u32, report: &mut Report) -> Resul
             "guest pages touched, KiB",
             (resident.guest >> 10) as f64,
         );
+        let by_reason = facts.pointer("/sandbox/exits");
+        let by_reason = by_reason.and_then(serde_json::Value::as_object);
+        for (reason, exits) in by_reason.into_iter().flatten() {
+            let exits = exits.as_u64().unwrap_or_default() as f64;
+            report.add(SUBJECT, &format!("exits until ready: {reason}"), exits);
+        }
     }
+    phases(&facts, report);
 
     let began = Instant::now();
     pod.sh("first", "echo first words; exec sleep 100000")
@@ -82,6 +94,29 @@ pub(crate) async fn measure(node: &Node, run: u32, report: &mut Report) -> Resul
     Ok(())
 }
 
+/// The start by phases: from the start of the VMM's process to the first KVM_RUN,
+/// and to the agent's being ready.
+fn phases(facts: &serde_json::Value, report: &mut Report) {
+    let timings = facts.pointer("/startTimings");
+    let timings = timings.and_then(serde_json::Value::as_array);
+    let (mut to_run, mut to_ready) = (Duration::ZERO, Duration::ZERO);
+    for timing in timings.into_iter().flatten() {
+        let phase = timing.get("phase").and_then(serde_json::Value::as_str);
+        let phase = phase.unwrap_or_default();
+        let took = timing.get("tookNs").and_then(serde_json::Value::as_u64);
+        let took = Duration::from_nanos(took.unwrap_or_default());
+        report.add(SUBJECT, &format!("phase {phase}, ms"), milliseconds(took));
+        match phase {
+            "prepare" | "configure" => continue,
+            "guest kernel" | "agent" => {}
+            _ => to_run += took,
+        }
+        to_ready += took;
+    }
+    report.add(SUBJECT, "exec to first KVM_RUN, ms", milliseconds(to_run));
+    report.add(SUBJECT, "exec to agent ready, ms", milliseconds(to_ready));
+}
+
 /// The daemon's own memory, at the end.
 pub(crate) fn measure_daemon(node: &Node, report: &mut Report) -> Result<()> {
     let resident = memory::of_process(node.daemon_pid()?)?;
@@ -100,13 +135,6 @@ async fn facts(node: &Node, id: &str) -> Result<serde_json::Value> {
     let info = runtime.pod_sandbox_status(request).await?.into_inner().info;
     let text = info.get("info").context("verbose status without info")?;
     Ok(serde_json::from_str(text)?)
-}
-
-fn memory_bytes(facts: &serde_json::Value) -> Result<u64> {
-    facts
-        .pointer("/vm/memory_bytes")
-        .and_then(serde_json::Value::as_u64)
-        .with_context(|| format!("no memory size in the verbose status: {facts}"))
 }
 
 fn milliseconds(duration: Duration) -> f64 {
