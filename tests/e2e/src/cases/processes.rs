@@ -19,7 +19,7 @@ pub(crate) async fn exit_codes(programs: &Programs) -> Result<()> {
         ("zero", "true", 0, "Completed"),
         ("seven", "exit 7", 7, "Error"),
         // A child's: to the kernel, init itself cannot be killed from inside.
-        ("child", "sh -c 'kill -9 $$'", 137, "Error"),
+        ("child", "sh -c 'kill -9 $$'; exit $?", 137, "Error"),
     ] {
         let id = pod.sh(name, script).await?;
         let status = pod.exited(&id, PATIENCE).await?;
