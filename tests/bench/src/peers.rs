@@ -114,6 +114,10 @@ pub(crate) async fn qemu(qemu: &Path, guest: &Guest, report: &mut Report) -> Res
         .args([
             "-M",
             "microvm,accel=kvm,pcie=on,pic=off,pit=off,rtc=off,isa-serial=off",
+            // Its default firmware puts ACPI tables where the initramfs goes, and the
+            // kernel hangs; this one is QEMU's own minimal one.
+            "-bios",
+            "qboot.rom",
         ])
         .args([
             "-cpu",
