@@ -11,9 +11,7 @@ pub(crate) struct Resident {
     pub(crate) beside: u64,
 }
 
-/// Reads a process's mappings. The guest's RAM is every mapping of at least
-/// `guest_mapping` bytes, and every one that lies within a hole-free run of
-/// mappings around it that adds up to the guest's size.
+/// Reads a VMM's mappings and finds the guest's RAM of `guest_bytes` among them.
 pub(crate) fn of_vmm(pid: u32, guest_bytes: u64) -> Result<Resident> {
     let path = format!("/proc/{pid}/smaps");
     let text = std::fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
@@ -31,6 +29,8 @@ pub(crate) fn of_process(pid: u32) -> Result<u64> {
 struct Mapping {
     start: u64,
     end: u64,
+    /// Private, writable, without a file behind it.
+    anonymous: bool,
     resident: u64,
 }
 
@@ -42,7 +42,8 @@ fn kib(line: &str, key: &str) -> Option<u64> {
 fn parse(smaps: &str) -> Vec<Mapping> {
     let mut mappings: Vec<Mapping> = Vec::new();
     for line in smaps.lines() {
-        let range = line.split(' ').next().unwrap_or_default();
+        let mut words = line.split_whitespace();
+        let range = words.next().unwrap_or_default();
         let bounds = range.split_once('-').and_then(|(start, end)| {
             let start = u64::from_str_radix(start, 16).ok()?;
             Some((start, u64::from_str_radix(end, 16).ok()?))
@@ -51,6 +52,10 @@ fn parse(smaps: &str) -> Vec<Mapping> {
             mappings.push(Mapping {
                 start,
                 end,
+                // Permissions, offset, device, inode 0, and no name.
+                anonymous: words.next() == Some("rw-p")
+                    && words.nth(2) == Some("0")
+                    && words.next().is_none(),
                 resident: 0,
             });
         } else if let (Some(resident), Some(last)) = (kib(line, "Rss:"), mappings.last_mut()) {
@@ -60,30 +65,37 @@ fn parse(smaps: &str) -> Vec<Mapping> {
     mappings
 }
 
-/// Groups adjacent mappings; the groups that are at least half the guest's size
-/// are its RAM (a kernel image mapped into it splits the RAM's own mapping).
+/// The guest's RAM is a run of anonymous mappings, each beginning where the last
+/// ended (advice to the kernel splits it), that adds up to just its size. Where
+/// there is none, it is what is larger than half of it.
 fn split(mappings: &[Mapping], guest_bytes: u64) -> Resident {
-    let mut total = Resident::default();
-    let mut group: Option<Mapping> = None;
-    let mut close = |group: Option<Mapping>| {
-        if let Some(group) = group {
-            if group.end - group.start >= guest_bytes / 2 {
-                total.guest += group.resident;
-            } else {
-                total.beside += group.resident;
+    let run = (0..mappings.len()).find_map(|first| {
+        let mut size = 0;
+        let mut end = None;
+        for (index, mapping) in mappings.iter().enumerate().skip(first) {
+            if !mapping.anonymous || end.is_some_and(|end| end != mapping.start) {
+                return None;
+            }
+            end = Some(mapping.end);
+            size += mapping.end - mapping.start;
+            if size >= guest_bytes {
+                return (size == guest_bytes).then_some(first..=index);
             }
         }
-    };
-    for mapping in mappings {
-        match &mut group {
-            Some(open) if open.end == mapping.start => {
-                open.end = mapping.end;
-                open.resident += mapping.resident;
-            }
-            _ => close(group.replace(*mapping)),
+        None
+    });
+    let mut total = Resident::default();
+    for (index, mapping) in mappings.iter().enumerate() {
+        let guest = match &run {
+            Some(run) => run.contains(&index),
+            None => mapping.end - mapping.start > guest_bytes / 2,
+        };
+        if guest {
+            total.guest += mapping.resident;
+        } else {
+            total.beside += mapping.resident;
         }
     }
-    close(group);
     total
 }
 
@@ -92,14 +104,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ram_is_told_from_the_rest_even_when_a_kernel_is_mapped_into_it() {
+    fn ram_is_told_from_what_lies_beside_it() {
         let smaps = "00400000-00500000 r-xp 00000000 08:01 7 /vmm\nSize: 1024 kB\nRss: 512 kB\n\
-                     10000000-11000000 rw-p 00000000 00:00 0\nRss: 1024 kB\n\
-                     11000000-12000000 rw-p 00001000 08:01 8 /vmlinux\nRss: 2048 kB\n\
+                     0ffff000-10000000 rw-p 00000000 00:00 0\nRss: 4 kB\n\
+                     10000000-12000000 rw-p 00000000 00:00 0\nRss: 2048 kB\n\
                      12000000-20000000 rw-p 00000000 00:00 0\nRss: 4096 kB\n\
+                     20000000-20010000 rw-p 00000000 00:00 0\nRss: 32 kB\n\
                      7f000000-7f100000 rw-p 00000000 00:00 0 [stack]\nRss: 64 kB\n";
         let resident = split(&parse(smaps), 256 << 20);
-        assert_eq!(resident.guest, (1024 + 2048 + 4096) << 10);
-        assert_eq!(resident.beside, (512 + 64) << 10);
+        assert_eq!(resident.guest, (2048 + 4096) << 10);
+        assert_eq!(resident.beside, (512 + 4 + 32 + 64) << 10);
+    }
+
+    #[test]
+    fn ram_that_is_one_file_mapping_is_found_by_its_size() {
+        let smaps = "10000000-20000000 rw-s 00000000 00:01 9 /memfd:ram\nRss: 2048 kB\n\
+                     20000000-20010000 rw-p 00000000 00:00 0\nRss: 32 kB\n";
+        let resident = split(&parse(smaps), 256 << 20);
+        assert_eq!((resident.guest, resident.beside), (2048 << 10, 32 << 10));
     }
 }
