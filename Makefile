@@ -57,7 +57,7 @@ host: setup ## build the test host's command
 
 e2e: build host ## whole-node tests, in one boot of the test host
 	$(call say,e2e,whole-node tests in the test host)
-	$(IN_HOST) --timeout 1500 -- $(PROGRAMS)/bulkhead-e2e test
+	$(IN_HOST) --timeout 2400 -- $(PROGRAMS)/bulkhead-e2e test
 
 fuzz: setup ## every fuzz target for a short while
 	$(call say,fuzz,each fuzz target for a short while)
