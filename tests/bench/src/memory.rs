@@ -65,32 +65,35 @@ fn parse(smaps: &str) -> Vec<Mapping> {
     mappings
 }
 
-/// The guest's RAM is a run of anonymous mappings, each beginning where the last
-/// ended (advice to the kernel splits it), that adds up to just its size. Where
-/// there is none, it is what is larger than half of it.
+/// Smallest piece that advice on huge pages cuts out of the RAM, bytes.
+const PIECE: u64 = 2 << 20;
+
+/// The guest's RAM is the mapping of just its size. Where there is none, it has been
+/// cut (by advice to the kernel) and perhaps merged with a small neighbour: then it
+/// is the largest mapping, and what adjoins it that is anonymous and no smaller than
+/// a huge page.
 fn split(mappings: &[Mapping], guest_bytes: u64) -> Resident {
-    let run = (0..mappings.len()).find_map(|first| {
-        let mut size = 0;
-        let mut end = None;
-        for (index, mapping) in mappings.iter().enumerate().skip(first) {
-            if !mapping.anonymous || end.is_some_and(|end| end != mapping.start) {
-                return None;
-            }
-            end = Some(mapping.end);
-            size += mapping.end - mapping.start;
-            if size >= guest_bytes {
-                return (size == guest_bytes).then_some(first..=index);
-            }
+    let size = |mapping: &Mapping| mapping.end - mapping.start;
+    let whole = mappings.iter().position(|m| size(m) == guest_bytes);
+    let ram = whole.map(|index| index..=index).or_else(|| {
+        let (largest, _) = mappings.iter().enumerate().max_by_key(|(_, m)| size(m))?;
+        let joined = |below: usize, above: usize| {
+            let (below, above) = (mappings.get(below)?, mappings.get(above)?);
+            let piece = |m: &Mapping| m.anonymous && size(m) >= PIECE;
+            (below.end == above.start && piece(below) && piece(above)).then_some(())
+        };
+        let (mut first, mut last) = (largest, largest);
+        while first > 0 && joined(first - 1, first).is_some() {
+            first -= 1;
         }
-        None
+        while joined(last, last + 1).is_some() {
+            last += 1;
+        }
+        Some(first..=last)
     });
     let mut total = Resident::default();
     for (index, mapping) in mappings.iter().enumerate() {
-        let guest = match &run {
-            Some(run) => run.contains(&index),
-            None => mapping.end - mapping.start > guest_bytes / 2,
-        };
-        if guest {
+        if ram.as_ref().is_some_and(|ram| ram.contains(&index)) {
             total.guest += mapping.resident;
         } else {
             total.beside += mapping.resident;
