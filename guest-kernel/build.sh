@@ -108,51 +108,59 @@ build() {
     mv "$work/out" "$result"
 }
 
-mode=build
-case ${1-} in
-'') ;;
---print-path) mode=print ;;
---check) mode=check ;;
--h | --help)
-    sed -n '2,/^set -eu/{/^#/s/^# \{0,1\}//p}' "$0"
-    exit 0
-    ;;
-*) fail "unknown option $1; see $0 --help" ;;
-esac
+# A function is read as a whole: the script may be edited while it runs.
+main() {
+    mode=build
+    case ${1-} in
+    '') ;;
+    --print-path) mode=print ;;
+    --check) mode=check ;;
+    -h | --help)
+        sed -n '2,/^set -eu/{/^#/s/^# \{0,1\}//p}' "$0"
+        exit 0
+        ;;
+    *) fail "unknown option $1; see $0 --help" ;;
+    esac
 
-[ -r "$tarball" ] || fail "no kernel source at $tarball: run 'make setup', or set BULKHEAD_KERNEL_SOURCE"
-result=$cache/$(inputs_digest)
+    [ -r "$tarball" ] || fail "no kernel source at $tarball: run 'make setup', or set BULKHEAD_KERNEL_SOURCE"
+    result=$cache/$(inputs_digest)
 
-if [ "$mode" = print ]; then
-    [ -e "$result/vmlinux" ] || fail "not built yet: run 'make kernel'"
-    echo "$result/vmlinux"
-    exit 0
-fi
+    if [ "$mode" = print ]; then
+        [ -e "$result/vmlinux" ] || fail "not built yet: run 'make kernel'"
+        echo "$result/vmlinux"
+        exit 0
+    fi
 
-mkdir -p "$cache"
-exec 9>"$cache/lock"
-flock -n 9 || {
-    say "another build is running; waiting for it"
-    flock 9
-}
-if [ "$mode" = build ] && [ -e "$result/vmlinux" ]; then
+    mkdir -p "$cache"
+    exec 9>"$cache/lock"
+    flock -n 9 || {
+        say "another build is running; waiting for it"
+        flock 9
+    }
+    if [ "$mode" = build ] && [ -e "$result/vmlinux" ]; then
+        ln -sfn "$(basename "$result")" "$cache/current"
+        say "up to date: $result/vmlinux"
+        exit 0
+    fi
+
+    # The lock is ours: what lies there is of builds that were killed.
+    rm -rf "$cache"/work.*
+    work=$(mktemp -d "$cache/work.XXXXXX")
+    trap 'rm -rf "$work"' EXIT
+    trap 'exit 130' INT TERM HUP
+
+    started=$(date +%s)
+    unpack
+    configure "$work/source" "$work/build"
+    say "Linux $version, $(grep -c '=y$' "$work/build/.config") options on"
+    if [ "$mode" = check ]; then
+        exit 0
+    fi
+    say "building with $jobs jobs; this takes 7 to 10 minutes on two processors"
+    build
     ln -sfn "$(basename "$result")" "$cache/current"
-    say "up to date: $result/vmlinux"
-    exit 0
-fi
+    say "built in $(($(date +%s) - started)) s: $result/vmlinux ($(stat -c %s "$result/vmlinux") bytes)"
+}
 
-work=$(mktemp -d "$cache/work.XXXXXX")
-trap 'rm -rf "$work"' EXIT
-trap 'exit 130' INT TERM HUP
-
-started=$(date +%s)
-unpack
-configure "$work/source" "$work/build"
-say "Linux $version, $(grep -c '=y$' "$work/build/.config") options on"
-if [ "$mode" = check ]; then
-    exit 0
-fi
-say "building with $jobs jobs; this takes 7 to 10 minutes on two processors"
-build
-ln -sfn "$(basename "$result")" "$cache/current"
-say "built in $(($(date +%s) - started)) s: $result/vmlinux ($(stat -c %s "$result/vmlinux") bytes)"
+main "$@"
+exit

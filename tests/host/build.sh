@@ -44,17 +44,21 @@ build_static() {
     install -m 0755 "$target/$static/$2/$1" "$programs/$1"
 }
 
-mkdir -p "$programs"
-say "bulkhead (profile release)"
-cargo build --locked -q -p bulkhead --release >&2
-install -m 0755 "$target/release/bulkhead" "$programs/bulkhead"
-build_static bulkhead-vmm vmm
-# Nothing unwinds in a program that aborts at a panic; the tables for it would be a
-# tenth of a binary that every pod keeps in memory.
-build_static bulkhead-agent agent "-C force-unwind-tables=no"
-say "bulkhead-e2e, bulkhead-bench (profile dev)"
-cargo build --locked -q -p bulkhead-e2e -p bulkhead-bench >&2
-install -m 0755 "$target/debug/bulkhead-e2e" "$target/debug/bulkhead-bench" "$programs/"
-ln -sfn "$("$root/guest-kernel/build.sh" --print-path)" "$programs/vmlinux"
+# Read as a whole: the script may be edited while it runs.
+{
+    mkdir -p "$programs"
+    say "bulkhead (profile release)"
+    cargo build --locked -q -p bulkhead --release >&2
+    install -m 0755 "$target/release/bulkhead" "$programs/bulkhead"
+    build_static bulkhead-vmm vmm
+    # Nothing unwinds in a program that aborts at a panic; the tables for it would be a
+    # tenth of a binary that every pod keeps in memory.
+    build_static bulkhead-agent agent "-C force-unwind-tables=no"
+    say "bulkhead-e2e, bulkhead-bench (profile dev)"
+    cargo build --locked -q -p bulkhead-e2e -p bulkhead-bench >&2
+    install -m 0755 "$target/debug/bulkhead-e2e" "$target/debug/bulkhead-bench" "$programs/"
+    ln -sfn "$("$root/guest-kernel/build.sh" --print-path)" "$programs/vmlinux"
 
-echo "$programs"
+    echo "$programs"
+    exit
+}
