@@ -51,7 +51,11 @@ fn debian_proto() -> PathBuf {
 }
 
 fn pool(path: &str, text: &str) -> DescriptorPool {
-    let dir = env::temp_dir().join(format!("bulkhead-cri-api-{}-{path}", std::process::id()));
+    // Tests run at the same time, and more than one looks at our own.
+    static CALLS: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+    let call = CALLS.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    let name = format!("bulkhead-cri-api-{}-{path}-{call}", std::process::id());
+    let dir = env::temp_dir().join(name);
     fs::create_dir_all(&dir).unwrap();
     fs::write(dir.join("api.proto"), text).unwrap();
     let set = protox::compile(["api.proto"], [&dir]).unwrap();
