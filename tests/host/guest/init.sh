@@ -36,4 +36,4 @@ bb mount -t tmpfs -o mode=0755 run /root/run || fail "mounting /run"
 bb mkdir -m 0700 /root/run/testhost
 bb cp /start.sh /parameters /token /bin/busybox /root/run/testhost/
 
-exec /bin/busybox switch_root /root /bin/sh /run/testhost/start.sh
+exec /bin/busybox switch_root /root /run/testhost/busybox sh /run/testhost/start.sh

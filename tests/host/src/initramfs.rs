@@ -15,11 +15,11 @@ use crate::qemu::{GUEST_ADDRESS, GUEST_PORT};
 
 const INIT: &str = include_str!("../guest/init.sh");
 const START: &str = include_str!("../guest/start.sh");
-const MODULES: [&str; 4] = ["virtio_pci", "9pnet_virtio", "9p", "overlay"];
+const MODULES: [&str; 5] = ["virtio_pci", "9pnet_virtio", "9p", "overlay", "virtio_net"];
 const BEGIN_EMPTY: [&str; 2] = ["/tmp", "/var/log"];
 const BUSYBOX: &str = "/bin/busybox";
 
-/// A kernel that was unpacked, not installed: `vmlinuz` and `lib/modules/…`.
+/// A kernel that was unpacked, not installed: `vmlinux` and `lib/modules/…`.
 #[derive(Debug)]
 pub(crate) struct Kernel {
     directory: PathBuf,
@@ -38,7 +38,7 @@ impl Kernel {
         };
         let mut versions = fs::read_dir(&modules).with_context(hint)?;
         let version = versions.next().with_context(hint)??.file_name();
-        ensure!(directory.join("vmlinuz").exists(), hint());
+        ensure!(directory.join("vmlinux").exists(), hint());
         Ok(Self {
             // The link `current` may move on while the host is up.
             directory: directory.canonicalize().with_context(hint)?,
@@ -47,7 +47,7 @@ impl Kernel {
     }
 
     pub(crate) fn image(&self) -> PathBuf {
-        self.directory.join("vmlinuz")
+        self.directory.join("vmlinux")
     }
 
     fn modules(&self) -> PathBuf {
