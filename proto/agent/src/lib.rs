@@ -3,11 +3,13 @@
 //! * [`agent`] and [`agent_ttrpc`]: messages and service of `proto/agent.proto`.
 //! * [`ready`]: the notice a guest sends when its agent can be called.
 //! * [`stdio`]: the framing of process input and output, one connection a stream.
+//! * [`forward`]: connections to servers in the pod.
 //!
 //! Ports are vsock ports for a microVM.
 #![deny(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used))] // a failed unwrap is a failed test
 
+pub mod forward;
 pub mod ready;
 pub mod stdio;
 
@@ -34,6 +36,8 @@ pub use generated::{agent, agent_ttrpc};
 pub const AGENT_PORT: u32 = 1024;
 /// Process streams; the guest listens.
 pub const STDIO_PORT: u32 = 1025;
+/// Connections to servers in the pod; the guest listens.
+pub const FORWARD_PORT: u32 = 1026;
 /// The guest connects out to the host here, once, when its agent is ready.
 pub const READY_PORT: u32 = 2048;
 /// The guest's vsock context id. Every VM has its own host-side socket, so one
