@@ -4,6 +4,7 @@
 //!             host                              guest
 //!  daemon ── ttrpc, vsock 1024 ───────▶  rpc ──▶ container ──▶ helper process
 //!         ── stdio, vsock 1025 ───────▶  process::server          │ libcontainer
+//!         ── forward, vsock 1026 ─────▶  forward                  │
 //!         ◀─ Ready, CID 2 port 2048 ──   init::ready              ▼
 //!                                        init::reaper ◀────── container's init
 //! ```
@@ -12,6 +13,7 @@
 //! * [`rpc`]: the service of `bulkhead-agent-api`, one file a group of calls.
 //! * [`container`]: from an OCI specification to a process.
 //! * [`process`]: processes, their exits, and their stdio streams.
+//! * [`forward`]: connections to servers in the pod.
 //! * [`disks`], [`net`], [`stats`]: image layers, addresses, figures.
 //! * [`place`]: the one difference between a guest and a host pod.
 //!
@@ -24,6 +26,9 @@
 pub mod container;
 pub mod disks;
 pub mod error;
+pub mod forward;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod init;
 pub mod listen;
 pub mod logging;

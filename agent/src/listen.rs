@@ -1,4 +1,4 @@
-//! The agent's two doors, and who may come in.
+//! The agent's doors, and who may come in.
 //!
 //! In a guest they are vsock ports. Containers can open vsock sockets too, so a
 //! connection counts only when its peer is the host (CID 2): the kernel fills in

@@ -11,6 +11,7 @@ use anyhow::{Context as _, bail};
 use bulkhead_agent::{
     container::{Containers, helper},
     disks::{Disks, directories::Directories, guest::GuestDisks, layers::Layers},
+    forward,
     init::{
         mounts,
         ready::{boot_ns, tell_host, tell_socket},
@@ -22,7 +23,7 @@ use bulkhead_agent::{
     process,
     rpc::Service,
 };
-use bulkhead_agent_api::{AGENT_PORT, STDIO_PORT};
+use bulkhead_agent_api::{AGENT_PORT, FORWARD_PORT, STDIO_PORT};
 
 const USAGE: &str = "usage: bulkhead-agent                              as PID 1 of a guest
        bulkhead-agent --listen-dir DIR [--cgroup PATH]  for host pods
@@ -91,11 +92,18 @@ async fn guest(main_ns: u64) -> anyhow::Result<()> {
         .with_context(|| format!("listen on vsock port {AGENT_PORT}"))?;
     let stdio = Listener::vsock(STDIO_PORT)
         .with_context(|| format!("listen on vsock port {STDIO_PORT}"))?;
+    let forward = Listener::vsock(FORWARD_PORT)
+        .with_context(|| format!("listen on vsock port {FORWARD_PORT}"))?;
     let host = tell_host(main_ns).await?;
     mounts::take_root()?;
     mounts::mount_all()?;
     logging::start();
-    serve(Place::guest(), Arc::new(GuestDisks), agent, stdio).await?;
+    let doors = Doors {
+        agent,
+        stdio,
+        forward,
+    };
+    serve(Place::guest(), Arc::new(GuestDisks), doors).await?;
     drop(host);
     Ok(())
 }
@@ -113,26 +121,35 @@ async fn host(main_ns: u64, dir: &Path, cgroup: Option<PathBuf>) -> anyhow::Resu
         .context("become a subreaper")?;
     let agent = Listener::unix(&dir.join("agent.sock")).context("listen on agent.sock")?;
     let stdio = Listener::unix(&dir.join("stdio.sock")).context("listen on stdio.sock")?;
+    let forward = Listener::unix(&dir.join("forward.sock")).context("listen on forward.sock")?;
     let ready = tell_socket(&dir.join("ready.sock"), main_ns)?;
-    serve(place, Arc::new(Directories), agent, stdio).await?;
+    let doors = Doors {
+        agent,
+        stdio,
+        forward,
+    };
+    serve(place, Arc::new(Directories), doors).await?;
     drop(ready);
     Ok(())
 }
 
-async fn serve(
-    place: Place,
-    disks: Arc<dyn Disks>,
+/// Where the daemon comes in.
+struct Doors {
     agent: Listener,
     stdio: Listener,
-) -> anyhow::Result<()> {
+    forward: Listener,
+}
+
+async fn serve(place: Place, disks: Arc<dyn Disks>, doors: Doors) -> anyhow::Result<()> {
     let reaper = Arc::new(Reaper::default());
     let children = Reaper::listen().context("listen for SIGCHLD")?;
     tokio::spawn(Arc::clone(&reaper).run(children));
     let layers = Layers::new(Arc::clone(&disks), place.layers().to_owned());
     let containers = Arc::new(Containers::new(place, layers, reaper));
-    tokio::spawn(process::server::serve(stdio, Arc::clone(&containers)));
+    tokio::spawn(process::server::serve(doors.stdio, Arc::clone(&containers)));
+    tokio::spawn(forward::serve(doors.forward));
     let _server = Service::new(Arc::clone(&containers), disks)
-        .serve(agent)
+        .serve(doors.agent)
         .await?;
     if containers.place().is_guest() {
         std::future::pending::<()>().await;

@@ -71,6 +71,29 @@ pub(crate) fn add_entropy(seed: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
+/// Moves CLOCK_REALTIME by `ns` at once, or lets the kernel slew it by so much
+/// (clock_adjtime(2)).
+pub(crate) fn adjust_clock(ns: i64, slew: bool) -> io::Result<()> {
+    const NS_PER_S: i64 = 1_000_000_000;
+    // SAFETY: all fields are integers, for which zero is a value.
+    let mut change: libc::timex = unsafe { std::mem::zeroed() };
+    if slew {
+        change.modes = libc::ADJ_OFFSET_SINGLESHOT;
+        change.offset = ns / 1000;
+    } else {
+        change.modes = libc::ADJ_SETOFFSET | libc::ADJ_NANO;
+        // The part below a second is never negative; with ADJ_NANO it is in ns.
+        change.time.tv_sec = ns.div_euclid(NS_PER_S);
+        change.time.tv_usec = ns.rem_euclid(NS_PER_S);
+    }
+    // SAFETY: the kernel reads and writes this one structure, which lives across
+    // the call.
+    check(libc::c_long::from(unsafe {
+        libc::clock_adjtime(libc::CLOCK_REALTIME, &raw mut change)
+    }))?;
+    Ok(())
+}
+
 /// Installs a seccomp filter on the calling thread (seccomp(2)). Needs
 /// `no_new_privs` or `CAP_SYS_ADMIN`.
 pub(crate) fn seccomp_filter(program: &[SockFilter], flags: u64) -> io::Result<()> {

@@ -14,7 +14,7 @@ use bulkhead_agent_api::agent::CreateContainerRequest;
 use rustix::{pipe::PipeFlags, process::Pid};
 
 use super::{
-    Container, Containers, Slot, executor, helper,
+    Container, Containers, Slot, executor, helper, nodes,
     protocol::{self, Create, Job, Launch, Reply},
     report_exit,
     spec::{self, Prepared, Surroundings},
@@ -67,6 +67,7 @@ impl Containers {
             mut spec,
             seccomp,
             devices,
+            every_device,
         } = spec::prepare(
             &request.oci_spec,
             &Surroundings {
@@ -78,6 +79,11 @@ impl Containers {
                 readonly_rootfs: request.readonly_rootfs,
             },
         )?;
+        if every_device && let Some(linux) = spec.linux_mut() {
+            let mut all = linux.devices().clone().unwrap_or_default();
+            all.extend(nodes::every_device(Path::new("/dev"))?);
+            linux.set_devices(Some(all));
+        }
         let terminal = spec
             .process()
             .as_ref()
@@ -87,6 +93,7 @@ impl Containers {
         if let (Some(_), Some(process)) = (&seccomp, spec.process_mut()) {
             launch.drop_sys_admin = spec::lend_sys_admin(process);
         }
+        launch.raw_env = spec::check_raw_env(request.raw_env.clone())?;
         launch.window = request.window.as_ref().map(|w| (w.rows, w.columns));
 
         self.layers.hold(&request.layer_serials, id).await?;

@@ -103,6 +103,19 @@ fn defaults() -> impl Iterator<Item = Rule> {
     .into_iter()
 }
 
+/// Whether a rule, as the last one, lets a container use every device there is.
+#[must_use]
+pub fn allows_every_device(rule: &LinuxDeviceCgroup) -> bool {
+    let all = |rule: Rule| {
+        rule.allow
+            && rule.kind.is_none()
+            && rule.major.is_none()
+            && rule.minor.is_none()
+            && rule.access == MKNOD | READ | WRITE
+    };
+    Rule::parse(rule).is_ok_and(all)
+}
+
 /// A device filter, ready to be loaded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeviceFilter(Vec<BpfInsn>);
@@ -266,6 +279,12 @@ mod tests {
             DeviceFilter::build(&rules(r#"[{"allow": true, "type": "a", "access": "rwm"}]"#))
                 .unwrap();
         assert!(run(&filter.0, BLOCK, READ | WRITE, 254, 0));
+        let every = |json: &str| allows_every_device(&rules(json)[0]);
+        assert!(every(r#"[{"allow": true, "type": "a", "access": "rwm"}]"#));
+        assert!(every(r#"[{"allow": true}]"#));
+        assert!(!every(r#"[{"allow": false}]"#));
+        assert!(!every(r#"[{"allow": true, "access": "r"}]"#));
+        assert!(!every(r#"[{"allow": true, "type": "c", "access": "rwm"}]"#));
     }
 
     #[test]

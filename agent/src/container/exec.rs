@@ -72,6 +72,7 @@ impl Containers {
         if container.seccomp.is_some() {
             launch.drop_sys_admin = spec::lend_sys_admin(&mut process);
         }
+        launch.raw_env = spec::check_raw_env(request.raw_env)?;
         launch.window = request.window.as_ref().map(|w| (w.rows, w.columns));
         let options = StdioOptions {
             terminal: process.terminal().unwrap_or(false),

@@ -46,6 +46,7 @@ pub struct Launcher {
     filter: Option<Rc<Filter>>,
     drop_sys_admin: bool,
     window: Option<(u32, u32)>,
+    raw_env: Vec<Vec<u8>>,
 }
 
 impl Launcher {
@@ -57,6 +58,7 @@ impl Launcher {
             filter: launch.filter().map(Rc::new),
             drop_sys_admin: launch.drop_sys_admin,
             window: launch.window,
+            raw_env: launch.raw_env.clone(),
         }
     }
 
@@ -97,18 +99,23 @@ impl Launcher {
     }
 
     fn run(&self, process: &Process) -> (Errno, String) {
-        let text = |list: &Option<Vec<String>>| -> Vec<CString> {
-            // The agent has refused zero bytes long before.
-            list.iter()
-                .flatten()
-                .filter_map(|one| CString::new(one.as_str()).ok())
+        fn bytes(list: &Option<Vec<String>>) -> Vec<Vec<u8>> {
+            let words = list.iter().flatten();
+            words.map(|one| one.clone().into_bytes()).collect()
+        }
+        // The agent has refused zero bytes long before.
+        let text = |list: Vec<Vec<u8>>| -> Vec<CString> {
+            list.into_iter()
+                .filter_map(|one| CString::new(one).ok())
                 .collect()
         };
-        let (args, env) = (text(process.args()), text(process.env()));
+        let mut env = bytes(process.env());
+        env.extend_from_slice(&self.raw_env);
         let Some(name) = process.args().as_ref().and_then(|args| args.first()) else {
             return (Errno::INVAL, "no program to run".to_owned());
         };
-        let candidates = candidates(name, process.env().as_deref().unwrap_or(&[]));
+        let candidates = candidates(name, &env);
+        let (args, env) = (text(bytes(process.args())), text(env));
         let args: Vec<&CStr> = args.iter().map(CString::as_c_str).collect();
         let env: Vec<&CStr> = env.iter().map(CString::as_c_str).collect();
 
@@ -166,17 +173,17 @@ fn describe(why: Errno) -> String {
 }
 
 /// Paths to try, in order.
-fn candidates(name: &str, env: &[String]) -> Vec<CString> {
+fn candidates(name: &str, env: &[Vec<u8>]) -> Vec<CString> {
     if name.contains('/') {
         return CString::new(name).into_iter().collect();
     }
     let path = env
         .iter()
-        .find_map(|one| one.strip_prefix("PATH="))
-        .unwrap_or(DEFAULT_PATH);
-    path.split(':')
-        .map(|dir| if dir.is_empty() { "." } else { dir })
-        .filter_map(|dir| CString::new(format!("{dir}/{name}")).ok())
+        .find_map(|one| one.strip_prefix(b"PATH="))
+        .unwrap_or(DEFAULT_PATH.as_bytes());
+    path.split(|byte| *byte == b':')
+        .map(|dir| if dir.is_empty() { b"." } else { dir })
+        .filter_map(|dir| CString::new([dir, b"/", name.as_bytes()].concat()).ok())
         .collect()
 }
 
@@ -219,7 +226,7 @@ mod tests {
     use super::*;
 
     fn paths(name: &str, env: &[&str]) -> Vec<String> {
-        let env: Vec<String> = env.iter().map(|one| (*one).to_owned()).collect();
+        let env: Vec<Vec<u8>> = env.iter().map(|one| one.as_bytes().to_vec()).collect();
         candidates(name, &env)
             .into_iter()
             .map(|path| path.into_string().unwrap())
@@ -234,6 +241,8 @@ mod tests {
         );
         assert_eq!(paths("./sh", &["PATH=/bin"]), ["./sh"]);
         assert_eq!(paths("sh", &["HOME=/"]).len(), 6);
+        let raw = candidates("sh", &[b"PATH=/\xff".to_vec()]);
+        assert_eq!(raw[0].as_bytes(), b"/\xff/sh");
     }
 
     #[test]

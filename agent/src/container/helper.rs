@@ -139,7 +139,7 @@ fn perform_create(mut job: Create, fds: Vec<OwnedFd>) -> Result<Reply> {
 
     let root = File::open(&rootfs).context(|| "open the root file system")?;
     let mut process = job.spec.process().clone().unwrap_or_default();
-    let identity = identify(&root, job.user.as_ref(), &mut process)?;
+    let identity = identify(&root, job.user.as_ref(), &mut process, &job.launch.raw_env)?;
     if process.oom_score_adj().is_none() {
         process.set_oom_score_adj(Some(0));
     }
@@ -172,7 +172,7 @@ fn perform_exec(job: Exec, fds: Vec<OwnedFd>) -> Result<Reply> {
     let root = format!("/proc/{}/root", job.init);
     let root = File::open(&root).context(|| "open the container's root")?;
     let mut process = job.process;
-    let identity = identify(&root, job.user.as_ref(), &mut process)?;
+    let identity = identify(&root, job.user.as_ref(), &mut process, &job.launch.raw_env)?;
     if process.oom_score_adj().is_none() {
         process.set_oom_score_adj(Some(0));
     }
@@ -231,7 +231,12 @@ fn builder(
 }
 
 /// Puts the wanted user, and a HOME if there is none, into the process.
-fn identify(root: &File, wanted: Option<&UserRequest>, process: &mut Process) -> Result<Identity> {
+fn identify(
+    root: &File,
+    wanted: Option<&UserRequest>,
+    process: &mut Process,
+    raw_env: &[Vec<u8>],
+) -> Result<Identity> {
     let own = process.user();
     let request = wanted.cloned().unwrap_or_else(|| UserRequest {
         spec: own.uid().to_string(),
@@ -250,7 +255,9 @@ fn identify(root: &File, wanted: Option<&UserRequest>, process: &mut Process) ->
     let user = user.build().map_err(|why| failed("set the user", &why))?;
     process.set_user(user);
     let mut env = process.env().clone().unwrap_or_default();
-    if !env.iter().any(|one| one.starts_with("HOME=")) {
+    let has_home = env.iter().any(|one| one.starts_with("HOME="))
+        || raw_env.iter().any(|one| one.starts_with(b"HOME="));
+    if !has_home {
         env.push(format!("HOME={}", identity.home));
         process.set_env(Some(env));
     }

@@ -16,10 +16,12 @@ pub mod devices;
 pub mod exec;
 pub mod executor;
 pub mod helper;
+pub mod nodes;
 pub mod protocol;
 pub mod rootfs;
 pub mod seccomp;
 pub mod spec;
+pub mod update;
 pub mod users;
 
 use std::{
@@ -272,6 +274,22 @@ impl Containers {
         }
         lock(&container.execs).remove(exec_id);
         Ok(())
+    }
+
+    /// Changes a container's limits: all of them, or none.
+    ///
+    /// # Errors
+    /// `INVALID_ARGUMENT` for what makes no sense or what the kernel refuses;
+    /// `FAILED_PRECONDITION` when the container has ended, or holds more memory than
+    /// it shall have.
+    pub async fn update(&self, id: &str, resources: &[u8]) -> Result<()> {
+        let settings = update::parse(resources)?;
+        let container = self.get(id)?;
+        if container.init.exit().is_some() {
+            return Err(Error::precondition(format!("container {id} has ended")));
+        }
+        let cgroup = container.cgroup.clone();
+        crate::disks::layers::blocking(move || update::apply(&cgroup.dir(), &settings)).await
     }
 
     /// Removes a container, whatever its state. Unknown ids succeed.

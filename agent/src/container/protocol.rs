@@ -89,6 +89,9 @@ pub struct Launch {
     pub drop_sys_admin: bool,
     /// Rows and columns of the terminal.
     pub window: Option<(u32, u32)>,
+    /// Variables that JSON can't hold, beside those of the process.
+    #[serde(default)]
+    pub raw_env: Vec<Vec<u8>>,
 }
 
 impl Launch {

@@ -11,7 +11,11 @@ use oci_spec::runtime::{
     LinuxNamespaceType, Mount, MountBuilder, Process, RootBuilder, Spec,
 };
 
-use super::{devices::DeviceFilter, seccomp, seccomp::Filter};
+use super::{
+    devices::{self, DeviceFilter},
+    seccomp,
+    seccomp::Filter,
+};
 use crate::error::{Error, Result};
 
 /// Bounds on what a process is started with; the kernel's own is ARG_MAX.
@@ -45,6 +49,8 @@ pub struct Prepared {
     pub seccomp: Option<Filter>,
     /// Attached by the agent.
     pub devices: DeviceFilter,
+    /// The container may use every device, and is to find them all in its /dev.
+    pub every_device: bool,
 }
 
 /// Parses and completes a specification.
@@ -91,6 +97,7 @@ pub fn prepare(json: &[u8], around: &Surroundings<'_>) -> Result<Prepared> {
         .and_then(|resources| resources.devices().clone())
         .unwrap_or_default();
     let devices = DeviceFilter::build(&rules)?;
+    let every_device = rules.last().is_some_and(devices::allows_every_device);
     if let Some(resources) = linux.resources_mut() {
         resources.set_devices(None);
     }
@@ -127,6 +134,7 @@ pub fn prepare(json: &[u8], around: &Surroundings<'_>) -> Result<Prepared> {
         spec,
         seccomp,
         devices,
+        every_device,
     })
 }
 
@@ -213,6 +221,23 @@ pub fn check_process(mut process: Process) -> Result<Process> {
         process.set_capabilities(Some(none));
     }
     Ok(process)
+}
+
+/// Checks variables whose values are any bytes: "NAME=value", without a zero byte.
+///
+/// # Errors
+/// `INVALID_ARGUMENT`.
+pub fn check_raw_env(env: Vec<Vec<u8>>) -> Result<Vec<Vec<u8>>> {
+    if env.len() > MAX_STRINGS {
+        return Err(Error::invalid("too many environment variables"));
+    }
+    let named = |one: &[u8]| one.iter().position(|byte| *byte == b'=') > Some(0);
+    if env.iter().any(|one| !named(one) || one.contains(&0)) {
+        return Err(Error::invalid(
+            "an environment variable without a name, or with a zero byte in it",
+        ));
+    }
+    Ok(env)
 }
 
 /// Installing a filter takes CAP_SYS_ADMIN or no_new_privs, and libcontainer

@@ -3,7 +3,9 @@
 //! `/etc/passwd` and `/etc/group` belong to the image and are hostile: they are
 //! opened beneath the container's root without following a link out of it
 //! (openat2(2), RESOLVE_IN_ROOT), only if they are regular files, and read up to
-//! a bound. Parsing is pure. The rules are those of `docker run --user`.
+//! a bound. Parsing is pure. The rules are those of `docker run --user`, but that
+//! digits are always an id: an image that names a user "1000" and gives it uid 0
+//! does not turn `runAsUser: 1000` into root.
 
 use std::{
     fs::File,
@@ -120,6 +122,40 @@ fn groups(file: &[u8]) -> impl Iterator<Item = GroupEntry<'_>> {
     })
 }
 
+/// A user or group as it was asked for.
+#[derive(Clone, Copy, Debug)]
+enum Wanted<'a> {
+    Id(u32),
+    Name(&'a [u8]),
+}
+
+impl<'a> Wanted<'a> {
+    fn parse(what: &str, text: &'a str) -> Result<Self> {
+        if !text.bytes().all(|byte| byte.is_ascii_digit()) {
+            return Ok(Self::Name(text.as_bytes()));
+        }
+        number(text.as_bytes()).map(Self::Id).ok_or_else(|| {
+            Error::invalid(format!(
+                "{what} id {text} is out of range: at most {MAX_ID}"
+            ))
+        })
+    }
+
+    fn id(self) -> Option<u32> {
+        match self {
+            Self::Id(id) => Some(id),
+            Self::Name(_) => None,
+        }
+    }
+
+    fn is(self, name: &[u8], id: u32) -> bool {
+        match self {
+            Self::Id(wanted) => wanted == id,
+            Self::Name(wanted) => wanted == name,
+        }
+    }
+}
+
 /// Resolves a request against the contents of passwd and group files.
 ///
 /// # Errors
@@ -131,9 +167,9 @@ pub fn resolve(request: &UserRequest, passwd_file: &[u8], group_file: &[u8]) -> 
         None => (request.spec.as_str(), None),
     };
     let user = if user.is_empty() { "0" } else { user };
-    let numeric = number(user.as_bytes());
-    let entry = passwd(passwd_file)
-        .find(|entry| entry.name == user.as_bytes() || Some(entry.uid) == numeric);
+    let wanted = Wanted::parse("user", user)?;
+    let numeric = wanted.id();
+    let entry = passwd(passwd_file).find(|entry| wanted.is(entry.name, entry.uid));
     let uid = entry.map(|entry| entry.uid).or(numeric).ok_or_else(|| {
         Error::invalid(format!(
             "unable to find user {user:?}: no matching entries in the image's /etc/passwd"
@@ -145,11 +181,11 @@ pub fn resolve(request: &UserRequest, passwd_file: &[u8], group_file: &[u8]) -> 
         }
         (Some(gid), _) => gid,
         (None, Some(group)) => {
-            let numeric = number(group.as_bytes());
+            let wanted = Wanted::parse("group", group)?;
             groups(group_file)
-                .find(|entry| entry.name == group.as_bytes() || Some(entry.gid) == numeric)
+                .find(|entry| wanted.is(entry.name, entry.gid))
                 .map(|entry| entry.gid)
-                .or(numeric)
+                .or(wanted.id())
                 .ok_or_else(|| {
                     Error::invalid(format!(
                         "unable to find group {group:?}: no matching entries in the image's /etc/group"
@@ -301,6 +337,18 @@ mod tests {
                 ttrpc::Code::INVALID_ARGUMENT,
                 "{spec}: {error}"
             );
+        }
+    }
+
+    #[test]
+    fn digits_are_never_a_name() {
+        let passwd = b"1000:x:0:0::/root:/bin/sh\n4294967296:x:0:0::/root:/bin/sh\n";
+        let group = b"50:x:0:\n";
+        let got = resolve(&request("1000:50"), passwd, group).unwrap();
+        assert_eq!((got.uid, got.gid), (1000, 50));
+        for spec in ["4294967296", "1000:4294967296"] {
+            let error = resolve(&request(spec), passwd, group).unwrap_err();
+            assert!(error.to_string().contains("out of range"), "{error}");
         }
     }
 

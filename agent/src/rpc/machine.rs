@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path, time::Duration};
 
-use bulkhead_agent_api::agent::InfoResponse;
+use bulkhead_agent_api::agent::{InfoResponse, SetClockRequest};
 use rustix::{
     system::RebootCommand,
     time::{ClockId, Timespec, clock_settime},
@@ -71,7 +71,41 @@ pub(super) fn reseed(seed: &[u8]) -> Result<()> {
     sys::add_entropy(seed).context(|| "reseed the random number generator")
 }
 
-pub(super) fn set_clock(unix_ns: i64) -> Result<()> {
+/// What a clock is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ClockChange {
+    Set(i64),
+    Step(i64),
+    Slew(i64),
+}
+
+/// Further than this a clock is not slewed: at 500 parts in a million it would take
+/// a quarter of an hour.
+const MAX_SLEW_NS: i64 = 500_000_000;
+
+pub(super) fn set_clock(request: &SetClockRequest) -> Result<()> {
+    match clock_change(request)? {
+        ClockChange::Set(unix_ns) => set_to(unix_ns),
+        ClockChange::Step(ns) => sys::adjust_clock(ns, false).context(|| "step the clock"),
+        ClockChange::Slew(ns) => sys::adjust_clock(ns, true).context(|| "slew the clock"),
+    }
+}
+
+fn clock_change(request: &SetClockRequest) -> Result<ClockChange> {
+    match (request.unix_ns, request.step_ns, request.slew_ns) {
+        (unix_ns, 0, 0) if unix_ns > 0 => Ok(ClockChange::Set(unix_ns)),
+        (0, ns, 0) if ns != 0 => Ok(ClockChange::Step(ns)),
+        (0, 0, ns) if ns != 0 && ns.unsigned_abs() <= MAX_SLEW_NS.unsigned_abs() => {
+            Ok(ClockChange::Slew(ns))
+        }
+        _ => Err(Error::invalid(
+            "a clock takes one of: a time after 1970, a step, a slew of at most 0.5 s",
+        )),
+    }
+}
+
+/// Sets the clock to a Unix time.
+pub(super) fn set_to(unix_ns: i64) -> Result<()> {
     const NS: i64 = 1_000_000_000;
     if unix_ns < 0 {
         return Err(Error::invalid("the time is before 1970"));
@@ -107,6 +141,32 @@ mod tests {
         for len in [0, MAX_SEED + 1] {
             let error = reseed(&vec![0; len]).unwrap_err();
             assert_eq!(error.code(), ttrpc::Code::INVALID_ARGUMENT);
+        }
+    }
+
+    #[test]
+    fn a_clock_is_told_one_thing() {
+        let told = |unix_ns, step_ns, slew_ns| {
+            let request = SetClockRequest {
+                unix_ns,
+                step_ns,
+                slew_ns,
+                ..Default::default()
+            };
+            clock_change(&request).ok()
+        };
+        assert_eq!(told(5, 0, 0), Some(ClockChange::Set(5)));
+        assert_eq!(told(0, -5, 0), Some(ClockChange::Step(-5)));
+        assert_eq!(told(0, 0, -5), Some(ClockChange::Slew(-5)));
+        for (unix_ns, step_ns, slew_ns) in [
+            (0, 0, 0),
+            (-1, 0, 0),
+            (1, 1, 0),
+            (0, 1, 1),
+            (0, 0, MAX_SLEW_NS + 1),
+            (0, 0, i64::MIN),
+        ] {
+            assert_eq!(told(unix_ns, step_ns, slew_ns), None);
         }
     }
 

@@ -19,7 +19,7 @@ use bulkhead_agent_api::{
         OnlineCpusResponse, ReleaseLayersRequest, RemoveContainerRequest, ReseedRandomRequest,
         ResizePtyRequest, SetClockRequest, ShutdownRequest, SignalProcessRequest,
         StartContainerRequest, StartContainerResponse, StatsRequest, StatsResponse,
-        WaitProcessRequest, WaitProcessResponse,
+        UpdateContainerRequest, WaitProcessRequest, WaitProcessResponse,
     },
     agent_ttrpc,
 };
@@ -236,6 +236,24 @@ impl agent_ttrpc::Agent for Service {
         Ok(processes::stats(&self.containers, &self.uppers, &request.container_id).await?)
     }
 
+    async fn update_container(
+        &self,
+        _: &TtrpcContext,
+        request: UpdateContainerRequest,
+    ) -> ttrpc::Result<Empty> {
+        let containers = Arc::clone(&self.containers);
+        to_the_end(async move {
+            let UpdateContainerRequest {
+                container_id,
+                oci_resources,
+                ..
+            } = request;
+            containers.update(&container_id, &oci_resources).await
+        })
+        .await?;
+        Ok(Empty::new())
+    }
+
     async fn online_cpus(
         &self,
         _: &TtrpcContext,
@@ -262,7 +280,7 @@ impl agent_ttrpc::Agent for Service {
 
     async fn set_clock(&self, _: &TtrpcContext, request: SetClockRequest) -> ttrpc::Result<Empty> {
         self.guest_only("set the clock")?;
-        machine::set_clock(request.unix_ns)?;
+        machine::set_clock(&request)?;
         Ok(Empty::new())
     }
 

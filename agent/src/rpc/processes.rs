@@ -6,6 +6,7 @@ use bulkhead_agent_api::agent::{
 
 use crate::{
     container::Containers,
+    disks::layers::blocking,
     error::Result,
     stats::{self, upper::UpperCache},
 };
@@ -49,16 +50,25 @@ pub(super) async fn stats(
     } else {
         vec![containers.get(id)?]
     };
-    let mut response = StatsResponse::new();
+    let mut all = Vec::new();
     for container in wanted {
         let upper = containers.place().upper(container.id()).join("upper");
         let usage = uppers.usage(upper).await;
-        response
-            .containers
-            .push(stats::of_container(&container, usage));
+        all.push((container, usage));
     }
-    if id.is_empty() {
-        response.guest = Some(stats::of_guest()).into();
-    }
-    Ok(response)
+    let guest = id
+        .is_empty()
+        .then(|| containers.place().scratch().to_owned());
+    blocking(move || {
+        Ok(StatsResponse {
+            containers: all
+                .iter()
+                .map(|(container, usage)| stats::of_container(container, *usage))
+                .collect(),
+            guest: guest.map(|scratch| stats::of_guest(&scratch)).into(),
+            unix_ns: stats::now(),
+            ..Default::default()
+        })
+    })
+    .await
 }

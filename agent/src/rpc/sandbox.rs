@@ -81,7 +81,7 @@ impl Sandbox {
 
     fn configure_machine(request: &ConfigureSandboxRequest) -> Result<()> {
         if request.clock_unix_ns != 0 {
-            machine::set_clock(request.clock_unix_ns)?;
+            machine::set_to(request.clock_unix_ns)?;
         }
         if !request.hostname.is_empty() {
             rustix::system::sethostname(request.hostname.as_bytes())

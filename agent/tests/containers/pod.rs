@@ -171,7 +171,90 @@ pub async fn figures(agent: &Agent) {
     assert!(one.memory_working_set_bytes <= one.memory_usage_bytes);
     let guest = stats.guest.unwrap();
     assert!(guest.mem_total_bytes > 0 && guest.cpu_usage_ns > 0 && guest.processes > 0);
+    assert!(
+        stats.unix_ns > 1_600_000_000_000_000_000,
+        "{}",
+        stats.unix_ns
+    );
+    let processes = &one.process;
+    assert!(
+        processes.processes >= 1 && processes.processes <= one.pids,
+        "{one:?}"
+    );
+    assert!(processes.file_descriptors >= 3, "{one:?}");
+    assert!(
+        processes.max_open_files.is_some_and(|files| files > 0),
+        "{one:?}"
+    );
+    let cpu = &one.cpu;
+    assert!(cpu.user_ns + cpu.system_ns > 0, "{one:?}");
+    assert!(
+        one.memory.cache_bytes > 0 && one.memory.peak_bytes > 0,
+        "{one:?}"
+    );
+    assert!(
+        guest.scratch.total_bytes > 0 && guest.scratch.free_inodes > 0,
+        "{guest:?}"
+    );
     agent.remove("fig").await;
+}
+
+/// Limits of a container that lives: seen inside, all or none.
+pub async fn limits_change(agent: &Agent) {
+    agent
+        .launch(
+            "limits",
+            "head -c 20000000 /dev/zero | tr '\\0' x >/dev/shm/held; echo up; exec sleep 1000",
+        )
+        .await;
+    let mut out = agent
+        .place
+        .open("limits", "", Stream::STDOUT, 0)
+        .await
+        .unwrap();
+    within(out.read_until("up")).await;
+    let update = |resources: serde_json::Value| UpdateContainerRequest {
+        container_id: "limits".into(),
+        oci_resources: resources.to_string().into_bytes(),
+        ..Default::default()
+    };
+    let wanted = json!({
+        "cpu": {"shares": 2, "quota": 50_000, "period": 100_000},
+        "memory": {"limit": 64 << 20},
+        "pids": {"limit": 50},
+    });
+    agent.update_container(update(wanted)).await.unwrap();
+    let script = "cd /sys/fs/cgroup; cat memory.max cpu.max cpu.weight pids.max";
+    let limits = async || {
+        let ran = agent
+            .run_exec("limits", "look", &["sh", "-c", script])
+            .await;
+        ran.unwrap().text()
+    };
+    assert_eq!(limits().await, "67108864\n50000 100000\n1\n50\n");
+
+    // What is held in /dev/shm can't be reclaimed; nothing of the change is made.
+    let small = json!({"cpu": {"shares": 262_144}, "memory": {"limit": 4 << 20}});
+    refused(
+        agent.update_container(update(small)).await,
+        Code::FAILED_PRECONDITION,
+        "cannot give back",
+    );
+    assert_eq!(limits().await, "67108864\n50000 100000\n1\n50\n");
+    let none =
+        json!({"cpu": {"quota": -1}, "memory": {"limit": -1}, "unified": {"memory.high": "max"}});
+    agent.update_container(update(none)).await.unwrap();
+    assert_eq!(limits().await, "max\nmax 100000\n1\n50\n");
+    refused(
+        agent
+            .update_container(update(json!({"unified": {"cgroup.kill": "1"}})))
+            .await,
+        Code::INVALID_ARGUMENT,
+        "cgroup.kill",
+    );
+    agent.remove("limits").await;
+    let gone = agent.update_container(update(json!({}))).await;
+    refused(gone, Code::NOT_FOUND, "limits");
 }
 
 pub async fn layers_in_use(agent: &Agent) {
@@ -253,6 +336,22 @@ pub async fn the_machine(agent: &Agent) {
     let text = agent.run_script("clock", "touch /tmp/x; stat -c %Y /tmp/x; uname -n; cat /proc/sys/net/ipv4/ip_unprivileged_port_start").await.text();
     assert!(text.starts_with("19000000"), "{text}");
     assert!(text.ends_with("test-pod\n0\n"), "{text}");
+    let clock = async || agent.stats(StatsRequest::new()).await.unwrap().unix_ns;
+    let before = clock().await;
+    let mut request = SetClockRequest::new();
+    request.step_ns = -3_600_000_000_000;
+    agent.set_clock(request).await.unwrap();
+    assert!(clock().await < before - 3_000_000_000_000);
+    let mut request = SetClockRequest::new();
+    request.slew_ns = 100_000_000;
+    agent.set_clock(request).await.unwrap();
+    let mut request = SetClockRequest::new();
+    (request.step_ns, request.slew_ns) = (1, 1);
+    refused(
+        agent.set_clock(request).await,
+        Code::INVALID_ARGUMENT,
+        "one of",
+    );
     let mut request = OnlineCpusRequest::new();
     request.count = 2;
     assert_eq!(agent.online_cpus(request).await.unwrap().online, 2);

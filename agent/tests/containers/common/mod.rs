@@ -58,6 +58,7 @@ calls! {
     remove_container: RemoveContainerRequest => Empty;
     list_processes: ListProcessesRequest => ListProcessesResponse;
     stats: StatsRequest => StatsResponse;
+    update_container: UpdateContainerRequest => Empty;
     online_cpus: OnlineCpusRequest => OnlineCpusResponse;
     reseed_random: ReseedRandomRequest => Empty;
     set_clock: SetClockRequest => Empty;

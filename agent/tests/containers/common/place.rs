@@ -1,10 +1,10 @@
 //! Where the agent under test runs.
 //!
-//! `BULKHEAD_AGENT_TEST` decides: `host` starts it as an ordinary process with
-//! `--listen-dir` (needs root and cgroup v2), `qemu` boots it as PID 1 under
-//! `qemu-system-x86_64 -M microvm` with KVM and vhost-vsock (needs both, and the
-//! guest kernel: `BULKHEAD_VMLINUX` or the cached build). The test host has all
-//! of it. Unset: nothing is run, and the test says so.
+//! `BULKHEAD_AGENT_TEST` decides: `host`, also if it is not set, starts it as an
+//! ordinary process with `--listen-dir` (needs root and cgroup v2), `qemu` boots it
+//! as PID 1 under `qemu-system-x86_64 -M microvm` with KVM and vhost-vsock (needs
+//! both, and the guest kernel: `BULKHEAD_VMLINUX` or the cached build). The test
+//! host has all of it.
 
 use std::{
     env, fs,
@@ -80,16 +80,12 @@ impl Drop for Place {
     }
 }
 
-/// An agent to test, or `None` when this run is not meant for it.
-pub async fn agent() -> Option<Agent> {
+/// An agent to test.
+pub async fn agent() -> Agent {
     let kind = match env::var("BULKHEAD_AGENT_TEST").as_deref() {
-        Ok("host") => Kind::Host,
+        Ok("host") | Err(env::VarError::NotPresent) => Kind::Host,
         Ok("qemu") => Kind::Qemu,
-        Ok(other) => panic!("BULKHEAD_AGENT_TEST={other}: `host` or `qemu`"),
-        Err(_) => {
-            eprintln!("not run: needs BULKHEAD_AGENT_TEST=host or =qemu, in the test host");
-            return None;
-        }
+        other => panic!("BULKHEAD_AGENT_TEST is {other:?}: `host` or `qemu`"),
     };
     let dir = tempfile::tempdir().unwrap();
     image::write_layers(&dir.path().join("layers"));
@@ -106,10 +102,10 @@ pub async fn agent() -> Option<Agent> {
         ready_after: began.elapsed(),
     };
     let socket = ttrpc::r#async::transport::Socket::new(place.connect(AGENT_PORT).await);
-    Some(Agent {
+    Agent {
         rpc: AgentClient::new(ttrpc::r#async::Client::new(socket)),
         place,
-    })
+    }
 }
 
 async fn start_host(dir: &Path) -> (Child, Ready) {
