@@ -10,6 +10,7 @@ use crate::error::{NetError, Result};
 use crate::lease::{Lease, MacAddr, Route, tap_name};
 use crate::link::HostRoute;
 use crate::pool::Pool;
+use crate::ports::HostPort;
 
 /// Pools and leases.
 #[derive(Debug)]
@@ -53,10 +54,11 @@ impl Book {
         networks
     }
 
-    pub(crate) fn allocate(&mut self, pod_id: &str, mtu: u16) -> Result<Lease> {
+    pub(crate) fn allocate(&mut self, pod_id: &str, mtu: u16, ports: &[HostPort]) -> Result<Lease> {
         if let Some(lease) = self.leases.get(pod_id) {
             return Ok(lease.clone());
         }
+        self.refuse_taken_ports(pod_id, ports)?;
         let taken = |name: &str| self.leases.values().any(|lease| lease.tap == name);
         let tap = tap_name(pod_id, taken).ok_or_else(|| NetError::NoTapName {
             pod_id: pod_id.to_owned(),
@@ -89,9 +91,46 @@ impl Book {
             addresses,
             routes,
             mtu,
+            ports: ports.to_vec(),
         };
         self.leases.insert(pod_id.to_owned(), lease.clone());
         Ok(lease)
+    }
+
+    fn refuse_taken_ports(&self, pod_id: &str, ports: &[HostPort]) -> Result<()> {
+        for (index, port) in ports.iter().enumerate() {
+            let own = ports.iter().take(index).map(|own| (pod_id, own));
+            if let Some((other, _)) = self
+                .ports()
+                .chain(own)
+                .find(|(_, other)| other.overlaps(port))
+            {
+                return Err(NetError::PortTaken {
+                    port: *port,
+                    other: other.to_owned(),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Every port of the host that a pod has, with the pod.
+    fn ports(&self) -> impl Iterator<Item = (&str, &HostPort)> {
+        self.leases
+            .values()
+            .flat_map(|lease| lease.ports.iter().map(|port| (lease.pod_id.as_str(), port)))
+    }
+
+    /// The lease without what another pod has of the host's ports: one that was
+    /// refused at start must not take them away.
+    pub(crate) fn without_ports_of_others(&self, lease: &Lease) -> Lease {
+        let mut own = lease.clone();
+        own.ports.retain(|port| {
+            !self
+                .ports()
+                .any(|(pod_id, other)| pod_id != lease.pod_id && other.overlaps(port))
+        });
+        own
     }
 
     pub(crate) fn release(&mut self, pod_id: &str) {
@@ -132,6 +171,12 @@ impl Book {
                 format!("tap {}", lease.tap)
             } else if other.mac == lease.mac {
                 format!("MAC {}", lease.mac)
+            } else if let Some(port) = lease
+                .ports
+                .iter()
+                .find(|port| other.ports.iter().any(|held| held.overlaps(port)))
+            {
+                format!("host port {port}")
             } else {
                 let shared = lease.ips().find(|ip| other.ips().any(|held| held == *ip))?;
                 format!("address {shared}")
@@ -265,6 +310,7 @@ pub(crate) fn parse_pod_cidr(cidr: &str) -> Result<(Option<Ipv4Net>, Option<Ipv6
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ports::Transport;
 
     fn book(ipv4: Option<&str>, ipv6: Option<&str>) -> Book {
         Book::new(
@@ -280,7 +326,7 @@ mod tests {
     #[test]
     fn a_pod_gets_one_address_of_each_pool_and_default_routes() {
         let mut book = book(Some("10.1.0.0/24"), Some("fd00::/64"));
-        let lease = book.allocate("0123456789abcdef", 1500).unwrap();
+        let lease = book.allocate("0123456789abcdef", 1500, &[]).unwrap();
         assert_eq!(ips(&lease), ["10.1.0.2/24", "fd00::2/64"]);
         assert_eq!(lease.tap, "bh01234567");
         assert_eq!(lease.mac.to_string(), "02:62:0a:01:00:02");
@@ -291,10 +337,10 @@ mod tests {
     #[test]
     fn allocating_again_gives_the_same_lease() {
         let mut book = book(Some("10.1.0.0/24"), None);
-        let first = book.allocate("0123456789abcdef", 1500).unwrap();
-        assert_eq!(book.allocate("0123456789abcdef", 1500).unwrap(), first);
+        let first = book.allocate("0123456789abcdef", 1500, &[]).unwrap();
+        assert_eq!(book.allocate("0123456789abcdef", 1500, &[]).unwrap(), first);
         assert_ne!(
-            book.allocate("1123456789abcdef", 1500).unwrap().mac,
+            book.allocate("1123456789abcdef", 1500, &[]).unwrap().mac,
             first.mac
         );
     }
@@ -302,15 +348,15 @@ mod tests {
     #[test]
     fn an_exhausted_family_leaves_the_other_untouched() {
         let mut book = book(Some("10.1.0.0/30"), Some("fd00::/64"));
-        book.allocate("aaaaaaaa", 1500).unwrap();
+        book.allocate("aaaaaaaa", 1500, &[]).unwrap();
         for _ in 0..3 {
             assert!(matches!(
-                book.allocate("bbbbbbbb", 1500),
+                book.allocate("bbbbbbbb", 1500, &[]),
                 Err(NetError::PoolExhausted { .. })
             ));
         }
         book.release("aaaaaaaa");
-        let lease = book.allocate("bbbbbbbb", 1500).unwrap();
+        let lease = book.allocate("bbbbbbbb", 1500, &[]).unwrap();
         assert_eq!(lease.addresses.len(), 2);
         assert_eq!(book.leases().count(), 1);
     }
@@ -318,7 +364,7 @@ mod tests {
     #[test]
     fn a_pod_of_ipv6_alone_works() {
         let mut book = book(None, Some("fd00::/64"));
-        let lease = book.allocate("aaaaaaaa", 1500).unwrap();
+        let lease = book.allocate("aaaaaaaa", 1500, &[]).unwrap();
         assert_eq!(ips(&lease), ["fd00::2/64"]);
         assert_eq!(lease.mac.to_string(), "02:66:00:00:00:02");
     }
@@ -326,8 +372,8 @@ mod tests {
     #[test]
     fn pods_that_share_an_id_prefix_get_different_taps() {
         let mut book = book(Some("10.1.0.0/24"), None);
-        let one = book.allocate("0123456700000000", 1500).unwrap();
-        let two = book.allocate("0123456711111111", 1500).unwrap();
+        let one = book.allocate("0123456700000000", 1500, &[]).unwrap();
+        let two = book.allocate("0123456711111111", 1500, &[]).unwrap();
         assert_eq!(one.tap, "bh01234567");
         assert_eq!(two.tap, "bh11111111");
     }
@@ -335,14 +381,14 @@ mod tests {
     #[test]
     fn leases_of_living_pods_are_kept_and_the_rest_forgotten() {
         let mut first = book(Some("10.1.0.0/24"), None);
-        let one = first.allocate("aaaaaaaa", 1500).unwrap();
-        let two = first.allocate("bbbbbbbb", 1500).unwrap();
+        let one = first.allocate("aaaaaaaa", 1500, &[]).unwrap();
+        let two = first.allocate("bbbbbbbb", 1500, &[]).unwrap();
 
         let mut restarted = book(Some("10.1.0.0/24"), None);
-        restarted.allocate("cccccccc", 1500).unwrap();
+        restarted.allocate("cccccccc", 1500, &[]).unwrap();
         assert!(restarted.adopt(std::slice::from_ref(&two)).is_empty());
         assert_eq!(restarted.leases().collect::<Vec<_>>(), [&two]);
-        let next = restarted.allocate("dddddddd", 1500).unwrap();
+        let next = restarted.allocate("dddddddd", 1500, &[]).unwrap();
         assert_ne!(next.addresses, two.addresses);
         assert_ne!(
             next.addresses, one.addresses,
@@ -353,8 +399,8 @@ mod tests {
     #[test]
     fn conflicting_leases_are_refused_one_by_one() {
         let mut first = book(Some("10.1.0.0/24"), None);
-        let one = first.allocate("aaaaaaaa", 1500).unwrap();
-        let mut copy = first.allocate("bbbbbbbb", 1500).unwrap();
+        let one = first.allocate("aaaaaaaa", 1500, &[]).unwrap();
+        let mut copy = first.allocate("bbbbbbbb", 1500, &[]).unwrap();
         copy.addresses = one.addresses.clone();
         let refused = first.adopt(&[one.clone(), copy]);
         assert_eq!(refused.len(), 1);
@@ -364,19 +410,51 @@ mod tests {
     }
 
     #[test]
+    fn a_port_of_the_host_is_one_pods() {
+        let port = |host_port, pod_port| HostPort {
+            transport: Transport::Tcp,
+            host_ip: None,
+            host_port,
+            pod_port,
+        };
+        let mut book = book(Some("10.1.0.0/24"), None);
+        let one = book.allocate("aaaaaaaa", 1500, &[port(80, 1)]).unwrap();
+        match book.allocate("bbbbbbbb", 1500, &[port(81, 1), port(80, 2)]) {
+            Err(NetError::PortTaken { port: taken, other }) => {
+                assert_eq!((taken, other.as_str()), (port(80, 2), "aaaaaaaa"));
+            }
+            other => panic!("{other:?}"),
+        }
+        let twice = book.allocate("bbbbbbbb", 1500, &[port(81, 1), port(81, 2)]);
+        assert!(matches!(twice, Err(NetError::PortTaken { other, .. }) if other == "bbbbbbbb"));
+        // What was refused holds nothing.
+        assert_eq!(book.leases().count(), 1);
+        book.allocate("bbbbbbbb", 1500, &[port(81, 1)]).unwrap();
+
+        // A lease that was refused at start must not take another pod's port away.
+        let mut copy = one.clone();
+        copy.pod_id = "cccccccc".to_owned();
+        copy.ports.push(port(82, 1));
+        assert_eq!(book.without_ports_of_others(&copy).ports, [port(82, 1)]);
+        assert_eq!(book.without_ports_of_others(&one), one);
+        book.release("aaaaaaaa");
+        book.allocate("dddddddd", 1500, &[port(80, 3)]).unwrap();
+    }
+
+    #[test]
     fn a_new_pool_serves_new_pods_and_the_old_one_stays_while_used() {
         let mut book = book(Some("10.1.0.0/24"), Some("fd00::/64"));
-        let old = book.allocate("aaaaaaaa", 1500).unwrap();
+        let old = book.allocate("aaaaaaaa", 1500, &[]).unwrap();
         let (ipv4, ipv6) = parse_pod_cidr("10.244.3.0/24").unwrap();
         let former = book.change_pools(ipv4, ipv6);
-        let new = book.allocate("bbbbbbbb", 1500).unwrap();
+        let new = book.allocate("bbbbbbbb", 1500, &[]).unwrap();
         assert_eq!(ips(&new), ["10.244.3.2/24"]);
         let networks: Vec<_> = book.networks().iter().map(ToString::to_string).collect();
         assert_eq!(networks, ["10.244.3.0/24", "10.1.0.0/24", "fd00::/64"]);
 
         // Going back finds the address of the pod that still runs reserved.
         book.restore_pools(former);
-        let next = book.allocate("cccccccc", 1500).unwrap();
+        let next = book.allocate("cccccccc", 1500, &[]).unwrap();
         assert_ne!(next.addresses, old.addresses);
         book.release("aaaaaaaa");
         assert_eq!(book.networks().len(), 3, "bbbbbbbb still holds 10.244.3.2");

@@ -2,6 +2,8 @@
 
 use std::io;
 
+use crate::ports::HostPort;
+
 /// Shorthand for this crate's results.
 pub type Result<T> = std::result::Result<T, NetError>;
 
@@ -77,6 +79,28 @@ pub enum NetError {
         other: String,
         /// The thing they share.
         what: String,
+    },
+
+    /// Another pod has the port of the host.
+    #[error(
+        "host port {port} is that of pod {other} already; remove that pod, or use another port or \
+         another hostIP"
+    )]
+    PortTaken {
+        /// The port asked for.
+        port: HostPort,
+        /// The pod that has it; the asking one itself where it asks twice.
+        other: String,
+    },
+
+    /// A program of the host has the port.
+    #[error(
+        "host port {port}: a program of this node listens on it (`ss -lnp` shows which); use \
+         another port, or end that program"
+    )]
+    PortInUse {
+        /// The port asked for.
+        port: HostPort,
     },
 
     /// No tap name could be derived that isn't taken.

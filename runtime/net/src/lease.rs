@@ -6,6 +6,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::ports::HostPort;
+
 /// Prefix of every tap's name.
 const TAP_PREFIX: &str = "bh";
 /// Hexadecimal digits after the prefix.
@@ -106,6 +108,9 @@ pub struct Lease {
     pub routes: Vec<Route>,
     /// Largest packet in bytes, without the Ethernet header.
     pub mtu: u16,
+    /// Ports of the host that lead to it.
+    #[serde(default)]
+    pub ports: Vec<HostPort>,
 }
 
 impl Lease {
@@ -228,6 +233,7 @@ mod tests {
                 gateway: "10.189.0.1".parse().unwrap(),
             }],
             mtu: 1500,
+            ports: Vec::new(),
         };
         let text = serde_json::to_string(&lease).unwrap();
         assert_eq!(serde_json::from_str::<Lease>(&text).unwrap(), lease);

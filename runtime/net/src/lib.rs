@@ -32,6 +32,13 @@
 //! of the pods that live: it builds whatever is missing and removes whatever
 //! belongs to nobody.
 //!
+//! # Ports of the host
+//!
+//! A pod may have ports of the node's own addresses lead to it ([`HostPort`]). They
+//! are part of its lease, so they come with [`Network::plumb`], go with
+//! [`Network::release`], and are put back by [`Network::reconcile`]. A port is one
+//! pod's at a time, and never one that a program of the node listens on.
+//!
 //! # What holds a hostile guest
 //!
 //! The filter runs in the bridge's prerouting hook, before the bridge learns
@@ -54,6 +61,7 @@ mod link;
 mod network;
 pub mod nft;
 mod pool;
+mod ports;
 mod sysctl;
 mod tap;
 
@@ -61,4 +69,5 @@ pub use config::{BRIDGE_NAME_MAX, MTU_MIN, NetworkConfig};
 pub use error::{NetError, Result};
 pub use lease::{Lease, MacAddr, Route};
 pub use network::{Network, Reconciled};
+pub use ports::{HostPort, Transport};
 pub use tap::probe as probe_tun;

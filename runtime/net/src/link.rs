@@ -239,7 +239,11 @@ impl Links {
             .await
             .map_err(gone)?;
 
+        // With br_netfilter, as Kubernetes nodes have it, a packet whose destination a
+        // host port changed is bridged on: back to where it came from, when a pod asks
+        // for its own service. Bridges do that in hairpin mode only.
         let message = LinkBridgePort::new(link.index)
+            .hairpin(true)
             .learning(false)
             .flood(false)
             .guard(true)

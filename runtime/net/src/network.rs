@@ -15,6 +15,7 @@ use crate::link::Links;
 use crate::nft::message::{Family, Kind, Request};
 use crate::nft::{ruleset, socket};
 use crate::pool::Pool;
+use crate::ports::HostPort;
 use crate::{sysctl, tap};
 
 /// The embedded network. All methods may be called at once from many tasks; they
@@ -72,9 +73,13 @@ impl Network {
     /// Nothing in the kernel changes. Record the lease before going on.
     ///
     /// # Errors
-    /// [`NetError::PoolExhausted`] or [`NetError::NoTapName`]; then nothing is held.
-    pub fn allocate(&self, pod_id: &str) -> Result<Lease> {
-        self.book().allocate(pod_id, self.config.mtu)
+    /// [`NetError::PoolExhausted`], [`NetError::NoTapName`], [`NetError::PortTaken`] or
+    /// [`NetError::PortInUse`]; then nothing is held.
+    pub fn allocate(&self, pod_id: &str, ports: &[HostPort]) -> Result<Lease> {
+        if let Some(port) = ports.iter().find(|port| port.is_in_use()) {
+            return Err(NetError::PortInUse { port: *port });
+        }
+        self.book().allocate(pod_id, self.config.mtu, ports)
     }
 
     /// Makes the pod's tap and returns its descriptor, which is non-blocking and
@@ -117,9 +122,15 @@ impl Network {
         if !*standing {
             return Err(NetError::NotSetUp);
         }
-        let batch = ruleset::admit(&self.config.bridge, lease);
+        let bridge = self.config.bridge.clone();
+        let batch = ruleset::admit(&bridge, lease);
+        let has_ports = !lease.ports.is_empty();
         blocking("adding the pod to the packet filter", move || {
-            socket::apply(&batch)
+            socket::apply(&batch)?;
+            if has_ports {
+                sysctl::route_loopback(&bridge, true)?;
+            }
+            Ok(())
         })
         .await?;
         // The pod's own elements are in; others may change the rules again.
@@ -145,7 +156,8 @@ impl Network {
         let standing = self.standing.lock().await;
         // Without tables, before the first reconcile, there is nothing to remove.
         if *standing {
-            let batch = ruleset::expel(&self.config.bridge, lease);
+            let own = self.book().without_ports_of_others(lease);
+            let batch = ruleset::expel(&self.config.bridge, &own);
             blocking("removing the pod from the packet filter", move || {
                 match socket::apply(&batch) {
                     // Somebody flushed our tables, and the pod's elements with them.
@@ -299,13 +311,16 @@ impl Network {
         let mac = MacAddr::for_bridge(&bridge);
         let index = links.ensure_bridge(&bridge, mac, self.config.mtu).await?;
         let batch = ruleset::rebuild(&bridge, &networks, self.config.masquerade, &leases);
+        let has_ports = leases.iter().any(|lease| !lease.ports.is_empty());
         blocking("setting up the packet filter", move || {
             sysctl::prepare_bridge(&bridge, ipv6)?;
             sysctl::forward_ipv4()?;
             if ipv6 {
                 sysctl::forward_ipv6()?;
             }
-            socket::apply(&batch)
+            socket::apply(&batch)?;
+            // Only now that the rules stand which keep pods from using it.
+            sysctl::route_loopback(&bridge, has_ports)
         })
         .await?;
         for network in &networks {

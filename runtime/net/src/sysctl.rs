@@ -63,9 +63,6 @@ pub(crate) fn forward_ipv6() -> Result<()> {
 
 /// Settings of the bridge: it is the pods' router and believes nobody else to be one.
 pub(crate) fn prepare_bridge(bridge: &str, ipv6: bool) -> Result<()> {
-    // Replies go out where the routing table says; packets for 127.0.0.0/8 never
-    // come from a pod.
-    set(&format!("ipv4/conf/{bridge}/route_localnet"), "0")?;
     if ipv6 {
         set(&format!("ipv6/conf/{bridge}/disable_ipv6"), "0")?;
         set(&format!("ipv6/conf/{bridge}/accept_ra"), "0")?;
@@ -73,6 +70,14 @@ pub(crate) fn prepare_bridge(bridge: &str, ipv6: bool) -> Result<()> {
         set(&format!("ipv6/conf/{bridge}/accept_dad"), "0")?;
     }
     Ok(())
+}
+
+/// Whether the host may speak from 127.0.0.0/8 by the bridge, and take packets for it:
+/// what ports of the host need that are used by 127.0.0.1. The rules that keep pods
+/// from using it too must stand (see `nft::ruleset::host_ports`).
+pub(crate) fn route_loopback(bridge: &str, on: bool) -> Result<()> {
+    let value = if on { "1" } else { "0" };
+    set(&format!("ipv4/conf/{bridge}/route_localnet"), value)
 }
 
 /// Keeps the host itself silent on a tap: its only peer is the guest, and what the

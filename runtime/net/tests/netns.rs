@@ -9,12 +9,12 @@
 
 mod support;
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use bulkhead_net::nft::message::{Batch, CREATE, Family, Kind, Request};
 use bulkhead_net::nft::{inspect, ruleset, socket};
-use bulkhead_net::{Lease, MacAddr, NetError, Network, NetworkConfig};
+use bulkhead_net::{HostPort, Lease, MacAddr, NetError, Network, NetworkConfig, Transport};
 use futures::TryStreamExt;
 use rtnetlink::{Handle, LinkUnspec, LinkVeth};
 
@@ -47,7 +47,11 @@ impl Node {
     }
 
     async fn add_pod(&mut self, pod_id: &str) {
-        let lease = self.network.allocate(pod_id).unwrap();
+        self.add_pod_with(pod_id, &[]).await;
+    }
+
+    async fn add_pod_with(&mut self, pod_id: &str, ports: &[HostPort]) {
+        let lease = self.network.allocate(pod_id, ports).unwrap();
         let tap = self.network.tap(&lease).await.unwrap();
         self.network.plumb(&lease).await.unwrap();
         self.guests.push(Guest::new(&lease, tap));
@@ -521,7 +525,7 @@ fn release_leaves_nothing_and_may_be_repeated() {
         assert!(!interface_names(&handle).await.contains(&lease.tap));
 
         // A lease that was never plumbed, nor given a tap.
-        let other = node.network.allocate("cccccccccccccccc").unwrap();
+        let other = node.network.allocate("cccccccccccccccc", &[]).unwrap();
         assert_ne!(
             other.addresses, lease.addresses,
             "not at once the same address again"
@@ -529,7 +533,7 @@ fn release_leaves_nothing_and_may_be_repeated() {
         node.network.release(&other).await.unwrap();
 
         // The same pod again works from the start.
-        let again = node.network.allocate(&lease.pod_id).unwrap();
+        let again = node.network.allocate(&lease.pod_id, &[]).unwrap();
         assert_eq!(again.tap, lease.tap);
         let _tap = node.network.tap(&again).await.unwrap();
         node.network.plumb(&again).await.unwrap();
@@ -562,7 +566,7 @@ fn a_restarted_daemon_keeps_living_pods_and_removes_the_rest() {
 
         let restarted = Network::new(NetworkConfig::default()).unwrap();
         let mut live = node.leases[..2].to_vec();
-        live.push(restarted.allocate("dddddddddddddddd").unwrap());
+        live.push(restarted.allocate("dddddddddddddddd", &[]).unwrap());
         let mut copy = node.leases[0].clone();
         copy.pod_id = "eeeeeeeeeeeeeeee".to_owned();
         live.push(copy);
@@ -578,7 +582,7 @@ fn a_restarted_daemon_keeps_living_pods_and_removes_the_rest() {
         node.network = restarted;
         let (mac, ip, to) = (node.guests[0].mac, node.guests[0].ipv4, node.guests[1].ipv4);
         assert!(node.passes(&ethernet(BROADCAST, mac, 0x0806, &arp(1, (mac, ip), to))));
-        let next = node.network.allocate("ffffffffffffffff").unwrap();
+        let next = node.network.allocate("ffffffffffffffff", &[]).unwrap();
         assert!(
             !node.leases[..2]
                 .iter()
@@ -627,7 +631,7 @@ fn a_name_or_pool_that_is_taken_is_refused_clearly() {
             }
             other => panic!("{other:?}"),
         }
-        let lease = network.allocate("aaaaaaaa").unwrap();
+        let lease = network.allocate("aaaaaaaa", &[]).unwrap();
         assert!(matches!(
             network.plumb(&lease).await,
             Err(NetError::NotSetUp)
@@ -706,7 +710,7 @@ fn the_cluster_may_change_the_pool() {
             Err(NetError::PoolCollides { .. })
         ));
         node.network.ready().await.unwrap();
-        let lease = node.network.allocate("cccccccccccccccc").unwrap();
+        let lease = node.network.allocate("cccccccccccccccc", &[]).unwrap();
         assert_eq!(lease.addresses[0].to_string(), "10.244.3.3/24");
     });
 }
@@ -716,7 +720,7 @@ fn a_thousand_pods_fit_into_the_packet_filter() {
     in_namespace(|| async {
         let first = Network::new(NetworkConfig::default()).unwrap();
         let live: Vec<Lease> = (0..1000)
-            .map(|index| first.allocate(&format!("{index:08x}")).unwrap())
+            .map(|index| first.allocate(&format!("{index:08x}"), &[]).unwrap())
             .collect();
         let network = Network::new(NetworkConfig::default()).unwrap();
         let reconciled = network.reconcile(&live).await.unwrap();
@@ -725,7 +729,7 @@ fn a_thousand_pods_fit_into_the_packet_filter() {
         for lease in &live[..3] {
             network.release(lease).await.unwrap();
         }
-        let next = network.allocate("aaaaaaaa").unwrap();
+        let next = network.allocate("aaaaaaaa", &[]).unwrap();
         assert_eq!(next.addresses[0].to_string(), "10.189.3.234/16");
     });
 }
@@ -808,12 +812,142 @@ fn several_queues_share_a_tap() {
     in_namespace(|| async {
         let network = Network::new(NetworkConfig::default()).unwrap();
         network.reconcile(&[]).await.unwrap();
-        let lease = network.allocate("aaaaaaaa").unwrap();
+        let lease = network.allocate("aaaaaaaa", &[]).unwrap();
         let queues = network.tap_queues(&lease, 4).await.unwrap();
         assert_eq!(queues.len(), 4);
         match network.tap(&lease).await {
             Err(NetError::TapExists { name }) => assert_eq!(name, lease.tap),
             other => panic!("{other:?}"),
         }
+    });
+}
+
+/// The guest's side of one exchange: answers who it is, until a datagram for the
+/// port comes; returns the datagram's frame.
+fn datagram_for(guest: &mut Guest, port: u16) -> Vec<u8> {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    let gateway_mac = MacAddr::for_bridge("bulkhead0");
+    let (mac, own) = (guest.mac, guest.ipv4);
+    while Instant::now() < deadline {
+        let wanted = |frame: &[u8]| {
+            frame[12..14] == [8, 6]
+                || (frame[12..14] == [8, 0]
+                    && frame[23] == 17
+                    && frame[36..38] == port.to_be_bytes())
+        };
+        match guest.receive(Duration::from_millis(200), wanted) {
+            Some(frame) if frame[12..14] == [8, 0] => return frame,
+            Some(_) => guest.send(&ethernet(
+                gateway_mac,
+                mac,
+                0x0806,
+                &arp(2, (mac, own), GATEWAY),
+            )),
+            None => {}
+        }
+    }
+    panic!("no datagram in five seconds");
+}
+
+async fn with_loopback() {
+    let handle = netlink();
+    let message = LinkUnspec::new_with_index(index_of(&handle, "lo").await)
+        .up()
+        .build();
+    handle.link().set(message).execute().await.unwrap();
+}
+
+fn udp_port(host_ip: Option<&str>, host_port: u16) -> HostPort {
+    HostPort {
+        transport: Transport::Udp,
+        host_ip: host_ip.map(|address| address.parse().unwrap()),
+        host_port,
+        pod_port: 53,
+    }
+}
+
+#[test]
+fn ports_of_the_host_lead_to_their_pod() {
+    in_namespace(|| async {
+        with_loopback().await;
+        let mut node = Node::with_pods(0).await;
+        let ports = [udp_port(None, 5300), udp_port(Some("10.189.0.1"), 5301)];
+        node.add_pod_with("aaaaaaaaaaaaaaaa", &ports).await;
+        let own = node.guests[0].ipv4;
+        for (host, port) in [
+            ("127.0.0.1", 5300),
+            ("10.189.0.1", 5300),
+            ("10.189.0.1", 5301),
+        ] {
+            let socket = UdpSocket::bind((host, 0)).unwrap();
+            socket
+                .set_read_timeout(Some(Duration::from_secs(5)))
+                .unwrap();
+            socket.send_to(b"question", (host, port)).unwrap();
+            let guest = &mut node.guests[0];
+            let frame = datagram_for(guest, 53);
+            assert_eq!(frame[30..34], own.octets(), "{host}:{port}");
+            // Nobody could answer 127.0.0.1: the bridge asks for it.
+            assert_eq!(frame[26..30], GATEWAY.octets(), "{host}:{port}");
+            let back = u16::from_be_bytes([frame[34], frame[35]]);
+            let answer = ipv4(own, GATEWAY, 17, &udp(53, back, b"answer"));
+            guest.send(&ethernet(
+                MacAddr::for_bridge("bulkhead0"),
+                guest.mac,
+                0x0800,
+                &answer,
+            ));
+            let mut buffer = [0; 64];
+            let (length, from) = socket.recv_from(&mut buffer).unwrap();
+            assert_eq!(&buffer[..length], b"answer");
+            assert_eq!(from.to_string(), format!("{host}:{port}"));
+        }
+        // A new rule set has them too; a pod that is gone takes them along.
+        node.network.reconcile(&node.leases).await.unwrap();
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.send_to(b"question", "127.0.0.1:5300").unwrap();
+        datagram_for(&mut node.guests[0], 53);
+        node.guests.clear();
+        node.network.release(&node.leases[0]).await.unwrap();
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket
+            .set_read_timeout(Some(Duration::from_secs(5)))
+            .unwrap();
+        socket.connect("127.0.0.1:5300").unwrap();
+        socket.send(b"question").unwrap();
+        let refused = socket.recv(&mut [0; 8]).unwrap_err();
+        assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+    });
+}
+
+#[test]
+fn pods_do_not_reach_what_the_host_offers_to_itself() {
+    in_namespace(|| async {
+        with_loopback().await;
+        let mut node = Node::with_pods(0).await;
+        // With ports of the host, the bridge takes packets for 127.0.0.0/8.
+        node.add_pod_with("aaaaaaaaaaaaaaaa", &[udp_port(None, 5300)])
+            .await;
+        let inner = UdpSocket::bind("127.0.0.1:7000").unwrap();
+        let outer = UdpSocket::bind("10.189.0.1:7001").unwrap();
+        for socket in [&inner, &outer] {
+            socket
+                .set_read_timeout(Some(Duration::from_millis(100)))
+                .unwrap();
+        }
+        let guest = &mut node.guests[0];
+        let (mac, own) = (guest.mac, guest.ipv4);
+        let frame = |to: Ipv4Addr, port| {
+            let packet = ipv4(own, to, 17, &udp(1, port, b"x"));
+            ethernet(MacAddr::for_bridge("bulkhead0"), mac, 0x0800, &packet)
+        };
+        // The bridge needs a moment to notice its first port.
+        let arrived = (0..50).any(|_| {
+            guest.send(&frame(Ipv4Addr::LOCALHOST, 7000));
+            guest.send(&frame(GATEWAY, 7001));
+            outer.recv(&mut [0; 8]).is_ok()
+        });
+        assert!(arrived, "the marker must always pass");
+        assert!(inner.recv(&mut [0; 8]).is_err());
     });
 }

@@ -28,6 +28,11 @@ pub(crate) const DATA_VALUE: u16 = 1;
 /// `NFTA_DATA_VERDICT`
 const DATA_VERDICT: u16 = 2;
 
+/// `RTN_LOCAL` of `linux/rtnetlink.h`, as a register holds it.
+pub const ADDRESS_IS_LOCAL: [u8; 4] = 2_u32.to_ne_bytes();
+/// `IPS_DST_NAT` of `linux/netfilter/nf_conntrack_common.h`, as a register holds it.
+pub const DESTINATION_WAS_CHANGED: [u8; 4] = 0x20_u32.to_ne_bytes();
+
 /// A word of the register file, 0 to 15 (`NFT_REG32_00` …).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Register(u32);
@@ -37,6 +42,12 @@ impl Register {
     pub const FIRST: Self = Self(0);
     /// Where the field after an interface name goes.
     pub const SECOND: Self = Self(4);
+
+    /// So many words after the first.
+    #[must_use]
+    pub const fn word(index: u32) -> Self {
+        Self(index)
+    }
 
     /// `NFT_REG32_00` is 8: the numbers below it are the verdict and the old
     /// four-word registers.
@@ -108,10 +119,28 @@ pub enum Expr {
     InSet(&'static str),
     /// Goes on if it isn't.
     NotInSet(&'static str),
+    /// Goes on if the key that begins in the first register is in the map, with its
+    /// value loaded from this register on.
+    Map(&'static str, Register),
+    /// Loads what kind of address the destination is to this host, 4 bytes in host
+    /// order: [`ADDRESS_IS_LOCAL`] is its own.
+    DestinationType(Register),
+    /// Loads what connection tracking knows of the connection, 4 bytes of bits in
+    /// host order: [`DESTINATION_WAS_CHANGED`].
+    ConnectionStatus(Register),
     /// Counts packets and bytes, for operators who list the rules.
     Counter,
     /// Gives the packet the address of the interface it leaves by.
     Masquerade,
+    /// Sends the connection to another address and port.
+    Redirect {
+        /// 2 is IPv4, 10 is IPv6.
+        family: super::message::Family,
+        /// Holds the address.
+        address: Register,
+        /// Holds the port.
+        port: Register,
+    },
     /// Ends the rule.
     Verdict(Verdict),
 }
@@ -124,9 +153,12 @@ impl Expr {
             Self::Payload { .. } => "payload",
             Self::Mask(..) => "bitwise",
             Self::Equal(..) | Self::NotEqual(..) => "cmp",
-            Self::InSet(_) | Self::NotInSet(_) => "lookup",
+            Self::InSet(_) | Self::NotInSet(_) | Self::Map(..) => "lookup",
+            Self::DestinationType(_) => "fib",
+            Self::ConnectionStatus(_) => "ct",
             Self::Counter => "counter",
             Self::Masquerade => "masq",
+            Self::Redirect { .. } => "nat",
             Self::Verdict(_) => "immediate",
         }
     }
@@ -185,7 +217,35 @@ impl Expr {
                 // NFTA_LOOKUP_FLAGS: NFT_LOOKUP_F_INV
                 data.number(5, 1);
             }
+            Self::Map(map, value) => {
+                data.text(1, map);
+                data.number(2, Register::FIRST.number());
+                // NFTA_LOOKUP_DREG
+                data.number(3, value.number());
+            }
+            Self::DestinationType(register) => {
+                // NFTA_FIB_DREG, _RESULT: NFT_FIB_RESULT_ADDRTYPE, _FLAGS: NFTA_FIB_F_DADDR
+                data.number(1, register.number());
+                data.number(2, 3);
+                data.number(3, 2);
+            }
+            Self::ConnectionStatus(register) => {
+                // NFTA_CT_DREG, NFTA_CT_KEY: NFT_CT_STATUS
+                data.number(1, register.number());
+                data.number(2, 2);
+            }
             Self::Counter | Self::Masquerade => {}
+            Self::Redirect {
+                family,
+                address,
+                port,
+            } => {
+                // NFTA_NAT_TYPE: NFT_NAT_DNAT, _FAMILY, _REG_ADDR_MIN, _REG_PROTO_MIN
+                data.number(1, 1);
+                data.number(2, u32::from(*family as u8));
+                data.number(3, address.number());
+                data.number(5, port.number());
+            }
             Self::Verdict(verdict) => {
                 // NFTA_IMMEDIATE_DREG: NFT_REG_VERDICT, NFTA_IMMEDIATE_DATA
                 data.number(1, 0);
@@ -303,6 +363,32 @@ mod tests {
         assert_eq!(plain.len(), 2);
         assert_eq!(inverted[..2], plain[..]);
         assert_eq!(inverted[2], (5, vec![0, 0, 0, 1]));
+    }
+
+    #[test]
+    fn a_map_names_where_its_value_goes() {
+        let (name, data) = written(&Expr::Map("ports", Register::word(8)));
+        assert_eq!(name, "lookup");
+        assert_eq!(data[2], (3, vec![0, 0, 0, 16]));
+    }
+
+    #[test]
+    fn a_redirect_names_family_and_registers() {
+        let (name, data) = written(&Expr::Redirect {
+            family: Family::Ipv6,
+            address: Register::word(8),
+            port: Register::word(12),
+        });
+        assert_eq!(name, "nat");
+        assert_eq!(
+            data,
+            [
+                (1, vec![0, 0, 0, 1]),
+                (2, vec![0, 0, 0, 10]),
+                (3, vec![0, 0, 0, 16]),
+                (5, vec![0, 0, 0, 20]),
+            ]
+        );
     }
 
     #[test]

@@ -28,13 +28,16 @@
 //! bytes to look at ends its rule without a verdict: what is too short to be
 //! judged falls through to the drop.
 //!
-//! **Family `inet`: masquerading.** What comes from a pool and leaves by another
-//! interface than the bridge takes that interface's address. We add no forward
+//! **Family `inet`: masquerading and ports of the host.** What comes from a pool and
+//! leaves by another interface than the bridge takes that interface's address. What is
+//! for a port of the host's own addresses that a pod has goes to the pod: see
+//! [`host_ports`]. We add no forward
 //! chain: nftables has no accept that outvotes another table's drop, so on a host
 //! whose firewall drops forwarded packets by policy the operator has to allow the
 //! bridge there ([`super::inspect`] finds such chains for `doctor`).
 
 mod elements;
+mod host_ports;
 mod masquerade;
 mod spoofing;
 mod table;
@@ -66,7 +69,6 @@ pub fn rebuild(bridge: &str, networks: &[IpNet], masquerade: bool, leases: &[Lea
     };
     filter.sets(&mut batch);
     filter.spoofing_rules(&mut batch);
-    insert_elements(&mut batch, bridge, leases);
 
     let nat = Table {
         name: bridge,
@@ -77,6 +79,8 @@ pub fn rebuild(bridge: &str, networks: &[IpNet], masquerade: bool, leases: &[Lea
     if masquerade {
         nat.masquerade_rules(&mut batch, bridge, networks);
     }
+    nat.host_port_rules(&mut batch, bridge, networks);
+    insert_elements(&mut batch, bridge, leases);
     batch
 }
 
@@ -107,8 +111,8 @@ pub fn admit(bridge: &str, lease: &Lease) -> Batch {
 #[must_use]
 pub fn expel(bridge: &str, lease: &Lease) -> Batch {
     let mut batch = admit(bridge, lease);
-    for (set, key) in elements_of(lease) {
-        elements_message(&mut batch, Kind::DeleteElements, bridge, set, &[key]);
+    for (place, element) in elements_of(lease) {
+        elements_message(&mut batch, Kind::DeleteElements, bridge, place, &[element]);
     }
     batch
 }
@@ -134,6 +138,7 @@ mod tests {
             ],
             routes: Vec::new(),
             mtu: 1500,
+            ports: Vec::new(),
         }
     }
 
@@ -206,7 +211,9 @@ mod tests {
             const NEW_RULE: u16 = 0x0a06;
             if message.kind == NEW_RULE {
                 let (family, mut attributes) = message.generic().unwrap();
-                assert_eq!(family, Family::Bridge as u8);
+                if family != Family::Bridge as u8 {
+                    continue;
+                }
                 let chain = attributes.find(|(kind, _)| *kind == 2).unwrap().1.to_vec();
                 let body = attributes.find(|(kind, _)| *kind == 4).unwrap().1.to_vec();
                 last.insert(chain, body);

@@ -2,7 +2,7 @@
 
 use std::net::Ipv6Addr;
 
-use super::table::{Hook, Table};
+use super::table::{Hook, Table, concatenated, key_type};
 use super::{IPV4, IPV6, MACS, TAPS};
 use crate::nft::expr::{Expr, Header, INTERFACE_NAME_LEN, Meta, Register, Verdict};
 use crate::nft::message::Batch;
@@ -13,31 +13,16 @@ const FROM_IPV4: &str = "from_ipv4";
 const FROM_IPV6: &str = "from_ipv6";
 const FROM_ICMPV6: &str = "from_icmpv6";
 
-/// Types of set keys, as userspace numbers them: the kernel keeps the number for
-/// `nft list` and doesn't look at it. Concatenated ones are 6 bits each.
-mod key_type {
-    pub(super) const INTERFACE_NAME: u32 = 41;
-    pub(super) const ETHERNET: u32 = 9;
-    pub(super) const IPV4: u32 = 7;
-    pub(super) const IPV6: u32 = 8;
-    /// An interface name and then `second`.
-    pub(super) const fn after_interface(second: u32) -> u32 {
-        (INTERFACE_NAME << 6) | second
-    }
-}
-
 impl Table<'_> {
     /// The sets that pods are elements of.
     pub(super) fn sets(&self, batch: &mut Batch) {
         let name = INTERFACE_NAME_LEN;
-        self.set(batch, TAPS, key_type::INTERFACE_NAME, name);
+        let after_interface = |second| concatenated(&[key_type::INTERFACE_NAME, second]);
+        self.set(batch, TAPS, (key_type::INTERFACE_NAME, name));
         // Six bytes of MAC take two words.
-        let ethernet = key_type::after_interface(key_type::ETHERNET);
-        self.set(batch, MACS, ethernet, name + 8);
-        let ipv4 = key_type::after_interface(key_type::IPV4);
-        self.set(batch, IPV4, ipv4, name + 4);
-        let ipv6 = key_type::after_interface(key_type::IPV6);
-        self.set(batch, IPV6, ipv6, name + 16);
+        self.set(batch, MACS, (after_interface(key_type::ETHERNET), name + 8));
+        self.set(batch, IPV4, (after_interface(key_type::IPV4), name + 4));
+        self.set(batch, IPV6, (after_interface(key_type::IPV6), name + 16));
     }
 
     /// The chains and their rules.

@@ -44,6 +44,22 @@ pub(super) fn family_name(family: Family) -> &'static str {
     }
 }
 
+/// Types of set keys and values, as userspace numbers them: the kernel keeps the
+/// number for `nft list` and doesn't look at it.
+pub(super) mod key_type {
+    pub(in super::super) const IPV4: u32 = 7;
+    pub(in super::super) const IPV6: u32 = 8;
+    pub(in super::super) const ETHERNET: u32 = 9;
+    pub(in super::super) const TRANSPORT: u32 = 12;
+    pub(in super::super) const PORT: u32 = 13;
+    pub(in super::super) const INTERFACE_NAME: u32 = 41;
+}
+
+/// The type of several fields side by side: 6 bits each.
+pub(super) fn concatenated(types: &[u32]) -> u32 {
+    types.iter().fold(0, |all, one| (all << 6) | one)
+}
+
 /// What tells `nft list` to print a key that is an interface name forwards: a type (0, the key's byte
 /// order), a length, and 1 for the host's order as a number in that order.
 const KEY_IN_HOST_ORDER: [u8; 6] = {
@@ -67,14 +83,28 @@ pub(super) struct Hook {
     pub(super) priority: i32,
 }
 
+/// Keys or values of a set: how userspace calls the type, and the bytes they have.
+pub(super) type Typed = (u32, usize);
+
 impl Table<'_> {
-    pub(super) fn set(
+    pub(super) fn set(&self, batch: &mut Batch, set: &'static str, key: Typed) {
+        self.set_or_map(batch, set, key, None);
+    }
+
+    pub(super) fn map(&self, batch: &mut Batch, map: &'static str, key: Typed, value: Typed) {
+        self.set_or_map(batch, map, key, Some(value));
+    }
+
+    fn set_or_map(
         &self,
         batch: &mut Batch,
         set: &'static str,
-        key_type: u32,
-        key_length: usize,
+        (key_type, key_length): Typed,
+        value: Option<Typed>,
     ) {
+        /// `NFT_SET_MAP`
+        const MAP: u32 = 8;
+        let number = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);
         let identifier = u32::try_from(batch.len()).unwrap_or(u32::MAX);
         batch.push(
             format!("create set {set} in table {}", self.name),
@@ -85,9 +115,14 @@ impl Table<'_> {
                 // NFTA_SET_TABLE, _NAME, _FLAGS, _KEY_TYPE, _KEY_LEN, _ID, _USERDATA
                 message.text(1, self.name);
                 message.text(2, set);
-                message.number(3, 0);
+                message.number(3, if value.is_some() { MAP } else { 0 });
                 message.number(4, key_type);
-                message.number(5, u32::try_from(key_length).unwrap_or(u32::MAX));
+                message.number(5, number(key_length));
+                if let Some((value_type, value_length)) = value {
+                    // NFTA_SET_DATA_TYPE, _DATA_LEN
+                    message.number(6, value_type);
+                    message.number(7, number(value_length));
+                }
                 message.number(10, identifier);
                 if key_length == INTERFACE_NAME_LEN {
                     message.bytes(13, &KEY_IN_HOST_ORDER);
