@@ -108,7 +108,10 @@ impl From<bulkhead_net::NetError> for Error {
         let kind = match error {
             From::PoolExhausted { .. } | From::NoTapName { .. } => Kind::ResourceExhausted,
             From::PodCidr { .. } | From::Config { .. } => Kind::InvalidArgument,
-            From::PoolCollides { .. } | From::NotABridge { .. } => Kind::FailedPrecondition,
+            From::PoolCollides { .. }
+            | From::NotABridge { .. }
+            | From::PortTaken { .. }
+            | From::PortInUse { .. } => Kind::FailedPrecondition,
             From::NotSetUp | From::Interrupted { .. } => Kind::Unavailable,
             _ => Kind::Internal,
         };
@@ -137,6 +140,18 @@ impl From<crate::store::StoreError> for Error {
             Kind::Internal
         };
         Self::new(kind, error.to_string())
+    }
+}
+
+impl From<bulkhead_streaming::Error> for Error {
+    fn from(error: bulkhead_streaming::Error) -> Self {
+        use bulkhead_streaming::Error as From;
+        let kind = match error {
+            From::Full => Kind::ResourceExhausted,
+            From::Ports => Kind::InvalidArgument,
+            From::Random(_) => Kind::Internal,
+        };
+        Self::new(kind, format!("streaming: {error}"))
     }
 }
 

@@ -20,14 +20,21 @@ use bulkhead_cri_api::{
     operator::operator_server::OperatorServer,
     v1::{image_service_server::ImageServiceServer, runtime_service_server::RuntimeServiceServer},
 };
+use bulkhead_streaming::Listening;
 use tokio::net::UnixListener;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 
 use crate::{
-    config::Config,
+    config::{Config, Monitoring},
     cri::Cri,
     error::{Error, Result},
+    observe::{
+        calls::Calls,
+        endpoint::{self, Endpoint},
+        metrics::Metrics,
+        traces::Exporter,
+    },
     operator::{Operator, Uploads},
     paths::Paths,
     pods::Pods,
@@ -43,17 +50,42 @@ const LAST_CALLS: Duration = Duration::from_secs(10);
 /// # Errors
 /// What keeps it from serving: with the file or setting, and what to do.
 pub fn main(config: Config) -> Result<u8> {
-    logging::start(&config.logging)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("bulkhead")
         .build()
         .map_err(|error| Error::internal(format!("start the daemon's threads: {error}")))?;
+    let traces = exporter(&config.monitoring, &runtime)?;
+    logging::start(&config.logging, traces.as_ref())?;
     let result = runtime.block_on(run(config));
+    drop(traces);
     // What still waits for a guest or a disk must not keep us: all of it can be
     // taken up by the next daemon.
     runtime.shutdown_background();
     result.map(|()| 0)
+}
+
+fn exporter(config: &Monitoring, runtime: &tokio::runtime::Runtime) -> Result<Option<Exporter>> {
+    if config.otlp_endpoint.is_empty() {
+        return Ok(None);
+    }
+    // Its connection lives on the daemon's threads.
+    let _inside = runtime.enter();
+    Exporter::new(&config.otlp_endpoint, config.trace_per_million).map(Some)
+}
+
+/// Opens the endpoint for monitoring, if there shall be one.
+async fn monitor(config: &Monitoring, metrics: &Metrics, pods: &Pods) -> Result<()> {
+    if let Ok(address) = config.listen.parse() {
+        let listener = endpoint::listen(address).await?;
+        tracing::info!(%address, "monitoring is answered");
+        let endpoint = Endpoint {
+            metrics: metrics.clone(),
+            pods: pods.clone(),
+        };
+        tokio::spawn(endpoint.serve(listener));
+    }
+    Ok(())
 }
 
 async fn run(config: Config) -> Result<()> {
@@ -64,7 +96,8 @@ async fn run(config: Config) -> Result<()> {
     let _lock = socket::lock(&paths.lock())?;
     socket::empty_directory(&paths.uploads())?;
 
-    let (pods, mut node) = parts::assemble(&config, &paths).await?;
+    let metrics = Metrics::default();
+    let (pods, mut node) = parts::assemble(&config, &paths, metrics.clone()).await?;
     let report = reconcile::start(&pods).await?;
     node.quarantined = report.quarantined;
 
@@ -72,14 +105,20 @@ async fn run(config: Config) -> Result<()> {
         directory: paths.uploads(),
         max_bytes: u64::from(config.limits.image_archive_gib) << 30,
     };
+    monitor(&config.monitoring, &metrics, &pods).await?;
+    let (streaming, streams) = bulkhead_streaming::listen(&config.streaming_settings())
+        .await
+        .map_err(|error| Error::precondition(format!("start the streaming server: {error}")))?;
     let listener = socket::listen(&config.paths.socket).await?;
     tracing::info!(socket = %config.paths.socket.display(), "serving");
     notify::ready();
     serve(
         listener,
+        Calls::new(metrics),
         pods.clone(),
-        Cri::new(pods.clone(), node),
+        Cri::new(pods.clone(), node, streaming),
         uploads,
+        streams,
         told_to_end(),
     )
     .await?;
@@ -93,15 +132,18 @@ async fn run(config: Config) -> Result<()> {
 }
 
 /// Serves all three services on a listener until `end`, and then until the calls
-/// under way are answered or their time is up.
+/// under way are answered or their time is up. The streaming server, on `streams`,
+/// ends last: until then calls may send clients there.
 ///
 /// # Errors
 /// The transport failed.
 pub async fn serve(
     listener: UnixListener,
+    calls: Calls,
     pods: Pods,
     cri: Cri,
     uploads: Uploads,
+    streams: Listening,
     end: impl Future<Output = ()> + Send + 'static,
 ) -> Result<()> {
     let runtime = RuntimeServiceServer::new(cri.clone())
@@ -112,12 +154,18 @@ pub async fn serve(
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     let operator = OperatorServer::new(Operator::new(pods, uploads))
         .max_decoding_message_size(MESSAGE_BYTES_MAX);
+    // Ends when the sender is dropped, however this ends.
+    let (streaming, stopped) = tokio::sync::oneshot::channel::<()>();
+    let streams = tokio::spawn(streams.serve(async {
+        let _ = stopped.await;
+    }));
     let (ending, ended) = tokio::sync::oneshot::channel::<()>();
     let end = async move {
         end.await;
         let _ = ending.send(());
     };
     let serving = Server::builder()
+        .layer(calls)
         .add_service(runtime)
         .add_service(images)
         .add_service(operator)
@@ -129,7 +177,7 @@ pub async fn serve(
             std::future::pending::<()>().await;
         }
     };
-    tokio::select! {
+    let served = tokio::select! {
         served = serving => {
             served.map_err(|error| Error::internal(format!("serve the socket: {error}")))
         }
@@ -137,7 +185,11 @@ pub async fn serve(
             tracing::warn!("calls were still under way after {LAST_CALLS:?}; leaving them");
             Ok(())
         }
-    }
+    };
+    drop(streaming);
+    // Its sessions have their own bound.
+    let _ = streams.await;
+    served
 }
 
 async fn told_to_end() {

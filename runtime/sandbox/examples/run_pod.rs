@@ -230,6 +230,7 @@ async fn start(options: &Options, layers: Vec<PathBuf>, pod: &dyn Sandbox) -> Re
     let log = log(options);
     let _ = std::fs::remove_file(log.directory.join(&log.path));
     let spec = ContainerSpec {
+        raw_env: Vec::new(),
         container_id: "container".into(),
         layers,
         oci: specification(&options.command, options.tty)?,
@@ -273,8 +274,7 @@ async fn finish(options: &Options, pod: &dyn Sandbox) -> Result<i32> {
         text.len(),
         text.chars().take(2000).collect::<String>()
     );
-    let (stats, guest) = pod.stats().await?;
-    println!("{stats:?}\n{guest:?}");
+    println!("{:#?}", pod.stats().await?);
     let began = Instant::now();
     pod.remove_container("container").await?;
     println!("remove: {:?}", began.elapsed());

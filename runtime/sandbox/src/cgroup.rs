@@ -13,7 +13,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::{
+    error::{Error, ErrorKind, Result},
+    figures::HostStats,
+};
 
 /// Controllers that pods are accounted and limited by, where the host has them.
 const CONTROLLERS: [&str; 5] = ["cpu", "memory", "pids", "io", "cpuset"];
@@ -152,6 +155,15 @@ fn check(name: &str) -> Result<()> {
     Ok(())
 }
 
+/// The number behind a key, in a file of "key number" lines; 0 without it.
+fn keyed(text: &str, key: &str) -> u64 {
+    let line = |line: &str| {
+        let (found, number) = line.split_once(' ')?;
+        (found == key).then(|| number.trim().parse().ok())?
+    };
+    text.lines().find_map(line).unwrap_or(0)
+}
+
 /// One cgroup.
 #[derive(Clone, Debug)]
 pub struct Cgroup {
@@ -176,6 +188,23 @@ impl Cgroup {
                 )
                 .caused_by(e)
             })
+    }
+
+    /// What everything in it has used; zero where a file is missing. Blocking, though
+    /// the kernel answers from memory.
+    #[must_use]
+    pub fn stats(&self) -> HostStats {
+        let read = |file: &str| fs::read_to_string(self.dir.join(file)).unwrap_or_default();
+        let (cpu, memory) = (read("cpu.stat"), read("memory.stat"));
+        let usage = read("memory.current").trim().parse().unwrap_or(0);
+        HostStats {
+            cpu_usage_ns: keyed(&cpu, "usage_usec").saturating_mul(1000),
+            memory_usage_bytes: usage,
+            memory_working_set_bytes: usage.saturating_sub(keyed(&memory, "inactive_file")),
+            memory_rss_bytes: keyed(&memory, "anon"),
+            page_faults: keyed(&memory, "pgfault"),
+            major_page_faults: keyed(&memory, "pgmajfault"),
+        }
     }
 
     /// Kills everything in it and its descendants, waits until they are gone,
@@ -280,6 +309,32 @@ mod tests {
             .unwrap()
             .destroy()
             .unwrap();
+    }
+
+    #[test]
+    fn figures_of_a_cgroup() {
+        let dir = tempfile::tempdir().unwrap();
+        let pod = dir.path().join("pod");
+        fs::create_dir(&pod).unwrap();
+        let cgroup = Cgroups::new(dir.path()).get("pod").unwrap();
+        assert_eq!(cgroup.stats(), HostStats::default());
+        fs::write(pod.join("cpu.stat"), "usage_usec 12\nuser_usec 4\n").unwrap();
+        fs::write(pod.join("memory.current"), "9000\n").unwrap();
+        fs::write(
+            pod.join("memory.stat"),
+            "anon 7000\ninactive_file 1000\npgfault 3\n",
+        )
+        .unwrap();
+        let stats = cgroup.stats();
+        assert_eq!(
+            (stats.cpu_usage_ns, stats.memory_usage_bytes),
+            (12_000, 9000)
+        );
+        assert_eq!(
+            (stats.memory_working_set_bytes, stats.memory_rss_bytes),
+            (8000, 7000)
+        );
+        assert_eq!((stats.page_faults, stats.major_page_faults), (3, 0));
     }
 
     #[test]

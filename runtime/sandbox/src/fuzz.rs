@@ -4,7 +4,10 @@ use bulkhead_agent_api::agent;
 use protobuf::Message as _;
 
 use crate::{
-    agent::reply::{self, Lifetime},
+    agent::{
+        figures,
+        reply::{self, Lifetime},
+    },
     log::resume::{Checkpoint, Scanner},
 };
 
@@ -33,7 +36,10 @@ pub fn agent_replies(bytes: &[u8]) {
         let _ = reply::exit(response.exit.as_ref(), lifetime);
     }
     if let Ok(response) = agent::StatsResponse::parse_from_bytes(bytes) {
-        let _ = reply::stats(&response);
+        let _ = figures::stats(&response);
+    }
+    if let Ok(response) = agent::CreateContainerResponse::parse_from_bytes(bytes) {
+        let _ = reply::user(&response);
     }
     if let Ok(response) = agent::InfoResponse::parse_from_bytes(bytes) {
         let _ = reply::info(response);

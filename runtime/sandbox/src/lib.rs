@@ -25,6 +25,7 @@ pub mod clock;
 pub mod cmdline;
 pub mod config;
 pub mod error;
+pub mod figures;
 #[doc(hidden)]
 pub mod fuzz;
 pub mod initramfs;
@@ -45,11 +46,12 @@ use tokio::sync::watch;
 
 pub use config::{MicroVmConfig, ScratchDisks};
 pub use error::{Error, ErrorKind, Result};
+pub use figures::{ContainerStats, GuestStats, SandboxStats};
 pub use microvm::{MicroVm, MicroVmLauncher};
 pub use spec::{
-    ContainerSpec, ContainerStats, Dns, ExecSpec, Exit, GuestStats, Interface, LogTarget, Process,
+    ClockChange, ContainerSpec, Created, Dns, ExecSpec, Exit, Interface, LogTarget, Process,
     ProcessId, ProcessState, SandboxExit, SandboxRecord, SandboxSpec, Started, Stream, Timing,
-    WindowSize,
+    User, WindowSize,
 };
 
 /// Makes, finds again and removes sandboxes of one kind.
@@ -97,7 +99,7 @@ pub trait Sandbox: Send + Sync {
     ///
     /// # Errors
     /// Whatever failed; the container does not exist then.
-    async fn create_container(&self, spec: ContainerSpec) -> Result<()>;
+    async fn create_container(&self, spec: ContainerSpec) -> Result<Created>;
 
     /// Runs the user's program.
     ///
@@ -142,15 +144,44 @@ pub trait Sandbox: Send + Sync {
         stream: Stream,
     ) -> Result<tokio::sync::mpsc::Receiver<Vec<u8>>>;
 
-    /// The process's stdin. Dropping the sender closes it where `stdin_once` was
-    /// asked for; a send waits while the process does not read.
+    /// The process's stdin. Several may write at a time, each piece whole. Where
+    /// `stdin_once` was asked for, dropping the last sender closes it; a send waits
+    /// while the process does not read.
     async fn open_input(&self, process: &ProcessId) -> Result<tokio::sync::mpsc::Sender<Vec<u8>>>;
+
+    /// Connects to a TCP port of the pod, on its loopback: IPv4, then IPv6. Each
+    /// direction ends by itself (shutdown(2)); dropping the connection ends both.
+    ///
+    /// # Errors
+    /// [`ErrorKind::FailedPrecondition`] with the reason when nothing answers there.
+    async fn dial(&self, port: u16) -> Result<tokio::net::UnixStream>;
 
     /// Every process that the guest knows.
     async fn processes(&self) -> Result<Vec<Process>>;
 
-    /// Resource use of all containers, and of the guest as a whole.
-    async fn stats(&self) -> Result<(Vec<ContainerStats>, GuestStats)>;
+    /// Resource use of all containers, of the guest, and of the host for it. A call
+    /// of its own: whoever asks bounds how long it waits.
+    async fn stats(&self) -> Result<SandboxStats>;
+
+    /// Changes a created or running container's limits: all of them, or none. What
+    /// `resources` doesn't name stays as it is.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidArgument`] for values that make no sense;
+    /// [`ErrorKind::FailedPrecondition`] for a memory limit below what the container
+    /// holds and can't give back.
+    async fn update_container(
+        &self,
+        container_id: &str,
+        resources: &oci_spec::runtime::LinuxResources,
+    ) -> Result<()>;
+
+    /// Brings CPUs online until `count` are, or as many as there are; returns how
+    /// many that is.
+    async fn online_cpus(&self, count: u32) -> Result<u32>;
+
+    /// Moves the guest's clock.
+    async fn change_clock(&self, change: ClockChange) -> Result<()>;
 
     /// Ends the sandbox: asks the guest, waits at most `grace`, then kills. Never
     /// fails for a guest's sake; when it returns, no process is left.

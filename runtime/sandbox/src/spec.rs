@@ -111,6 +111,8 @@ pub struct ContainerSpec {
     pub share_pid_with: Option<String>,
     /// Read-only root file system.
     pub readonly_rootfs: bool,
+    /// Environment variables that are not UTF-8, beside those in `oci`: "NAME=value".
+    pub raw_env: Vec<Vec<u8>>,
     /// Where the output goes.
     pub log: LogTarget,
     /// Initial terminal size.
@@ -173,6 +175,33 @@ pub struct WindowSize {
     pub columns: u32,
 }
 
+/// A container has been made.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Created {
+    /// Who its program will run as.
+    pub user: User,
+}
+
+/// A user as the guest resolved it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct User {
+    /// User id.
+    pub uid: u32,
+    /// Primary group.
+    pub gid: u32,
+    /// Further groups.
+    pub supplemental_groups: Vec<u32>,
+}
+
+/// How a guest's clock is to be moved, ns: forward when positive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClockChange {
+    /// At once.
+    Step(i64),
+    /// Bit by bit, without a jump; at most half a second.
+    Slew(i64),
+}
+
 /// A container's program has begun.
 #[derive(Clone, Copy, Debug)]
 pub struct Started {
@@ -231,36 +260,4 @@ pub struct Timing {
     pub phase: String,
     /// How long it took.
     pub took: Duration,
-}
-
-/// Resource use of one container.
-#[derive(Clone, Debug, Default)]
-pub struct ContainerStats {
-    /// The container.
-    pub container_id: String,
-    /// CPU time, ns.
-    pub cpu_usage_ns: u64,
-    /// Memory charged, bytes.
-    pub memory_usage_bytes: u64,
-    /// Memory charged less inactive file cache, bytes.
-    pub memory_working_set_bytes: u64,
-    /// Anonymous memory, bytes.
-    pub memory_rss_bytes: u64,
-    /// Processes and threads.
-    pub pids: u64,
-    /// Bytes in the writable layer.
-    pub upper_bytes: u64,
-    /// Inodes in the writable layer.
-    pub upper_inodes: u64,
-}
-
-/// Resource use of the guest as a whole.
-#[derive(Clone, Debug, Default)]
-pub struct GuestStats {
-    /// CPU time, ns.
-    pub cpu_usage_ns: u64,
-    /// Memory, bytes.
-    pub mem_total_bytes: u64,
-    /// Of it available, bytes.
-    pub mem_available_bytes: u64,
 }

@@ -11,9 +11,15 @@ mod fake;
 
 use std::{fs, time::Duration};
 
-use bulkhead_sandbox::{ErrorKind, Launcher as _, ProcessId, ProcessState, Sandbox, Stream};
+use bulkhead_sandbox::{
+    ClockChange, ErrorKind, Launcher as _, ProcessId, ProcessState, Sandbox, Stream,
+};
 use fake::bench::{Bench, POD, exec, vmms};
-use tokio::{sync::mpsc::Receiver, time::timeout};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    sync::mpsc::Receiver,
+    time::timeout,
+};
 
 /// Not a test: the process that the launcher starts.
 #[test]
@@ -39,9 +45,37 @@ async fn a_pod_lives_and_leaves_nothing() {
     assert!(phases.contains(&"configure".to_owned()), "{phases:?}");
 
     let script = "echo one; echo two >&2; printf 'no newline'; exit 7";
-    pod.create_container(bench.container("c", script))
+    let created = pod
+        .create_container(bench.container("c", script))
         .await
         .unwrap();
+    assert_eq!((created.user.uid, created.user.gid), (1000, 100));
+    assert_eq!(created.user.supplemental_groups, [7]);
+    let stats = pod.stats().await.unwrap();
+    assert_eq!(
+        (
+            stats.containers[0].container_id.as_str(),
+            stats.containers[0].cpu.total_ns
+        ),
+        ("c", 5)
+    );
+    let ahead = stats.guest_unix_ns.unwrap() - stats.at_unix_ns;
+    assert!(
+        ahead.unsigned_abs() <= stats.round_trip_ns.div_ceil(2) + 50_000_000,
+        "{stats:?}"
+    );
+    assert_eq!(stats.host, None, "there is no cgroup");
+    let limit = |bytes: i64| {
+        let limits = serde_json::json!({"memory": {"limit": bytes}});
+        serde_json::from_value(limits).unwrap()
+    };
+    pod.update_container("c", &limit(8192)).await.unwrap();
+    let refused = pod.update_container("c", &limit(4096)).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::FailedPrecondition);
+    let absent = pod.update_container("d", &limit(8192)).await.unwrap_err();
+    assert_eq!(absent.kind(), ErrorKind::NotFound);
+    pod.change_clock(ClockChange::Slew(-5)).await.unwrap();
+    pod.change_clock(ClockChange::Step(5)).await.unwrap();
     let listed = pod.processes().await.unwrap();
     assert_eq!(listed[0].state, ProcessState::Created);
     pod.start_container("c").await.unwrap();
@@ -67,6 +101,52 @@ async fn a_pod_lives_and_leaves_nothing() {
     bench.launcher.destroy(POD).await.unwrap();
     bench.assert_nothing_left();
     assert!(bench.launcher.leftovers().await.unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_containers_stdin_has_one_writer_whoever_comes_and_goes() {
+    let bench = Bench::new();
+    let pod = bench.launcher.launch(bench.spec()).await.unwrap();
+    for (id, stdin_once) in [("many", false), ("once", true)] {
+        let mut spec = bench.container(id, "cat");
+        (spec.stdin, spec.stdin_once) = (true, stdin_once);
+        pod.create_container(spec).await.unwrap();
+        pod.start_container(id).await.unwrap();
+    }
+    let many = ProcessId::init("many");
+    let first = pod.open_input(&many).await.unwrap();
+    let second = pod.open_input(&many).await.unwrap();
+    first.send(b"one\n".to_vec()).await.unwrap();
+    second.send(b"two\n".to_vec()).await.unwrap();
+    drop(second);
+    first.send(b"three\n".to_vec()).await.unwrap();
+    drop(first);
+    // Behind what the others wrote, though some of it may still be on its way.
+    let third = pod.open_input(&many).await.unwrap();
+    third.send(b"four\n".to_vec()).await.unwrap();
+    let written = async {
+        while bench.log_text("many")
+            != "stdout F one\nstdout F two\nstdout F three\nstdout F four\n"
+        {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let outcome = timeout(Duration::from_secs(20), written).await;
+    assert!(outcome.is_ok(), "{}", bench.log_text("many"));
+
+    let once = ProcessId::init("once");
+    let only = pod.open_input(&once).await.unwrap();
+    only.send(b"all\n".to_vec()).await.unwrap();
+    drop(only);
+    let late = pod.open_input(&once).await.unwrap_err();
+    assert_eq!(late.kind(), ErrorKind::FailedPrecondition, "{late}");
+    let ended = timeout(Duration::from_secs(20), pod.wait(&once)).await;
+    assert_eq!(ended.unwrap().unwrap().code, 0);
+    assert_eq!(bench.log_text("once"), "stdout F all\n");
+
+    pod.stop(Duration::ZERO).await.unwrap();
+    bench.launcher.destroy(POD).await.unwrap();
+    bench.assert_nothing_left();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -133,6 +213,46 @@ async fn execs_have_streams_and_exits_of_their_own() {
     assert_eq!(pod.exited().borrow().clone().unwrap().reason, "stopped");
     bench.launcher.destroy(POD).await.unwrap();
     bench.assert_nothing_left();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_exec_that_begins_when_nobody_waits_any_more_is_ended() {
+    let bench = Bench::new();
+    let pod = bench.launcher.launch(bench.spec()).await.unwrap();
+    pod.create_container(bench.container("c", "sleep 60"))
+        .await
+        .unwrap();
+    pod.start_container("c").await.unwrap();
+    let late = pod.exec(exec("c", "e", "# slow\nsleep 60"));
+    let waited = timeout(Duration::from_millis(50), late).await;
+    assert!(waited.is_err(), "it waits for a file");
+    let vm = bench.dir.path().join("pods").join(POD).join("vm");
+    fs::write(vm.join("go"), "").unwrap();
+    while !vm.join("started").exists() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    while pod.processes().await.unwrap().len() > 1 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    pod.stop(Duration::ZERO).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn servers_in_the_pod_are_dialled() {
+    let bench = Bench::new();
+    let pod = bench.launcher.launch(bench.spec()).await.unwrap();
+    let mut connection = pod.dial(7).await.unwrap();
+    connection.write_all(b"there and back").await.unwrap();
+    connection.shutdown().await.unwrap();
+    let mut got = String::new();
+    connection.read_to_string(&mut got).await.unwrap();
+    assert_eq!(got, "there and back");
+    let refused = pod.dial(8).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::FailedPrecondition);
+    assert!(refused.to_string().contains("refused"), "{refused}");
+    pod.stop(Duration::ZERO).await.unwrap();
+    let dead = pod.dial(7).await.unwrap_err();
+    assert_eq!(dead.kind(), ErrorKind::SandboxDead);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -22,13 +22,14 @@ mod validate;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 pub use error::ConfigError;
 pub use pool::Pool;
 pub use print::default_text;
-pub use sections::{Format, Limits, Logging, Network, Paths, Vm};
+pub use sections::{Format, Limits, Logging, Monitoring, Network, Paths, Stats, Streaming, Vm};
 
 /// Where the file is unless `--config` says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/bulkhead/config.toml";
@@ -46,8 +47,14 @@ pub struct Config {
     pub vm: Vm,
     /// The embedded pod network.
     pub network: Network,
+    /// The streaming server.
+    pub streaming: Streaming,
     /// What the daemon tells.
     pub logging: Logging,
+    /// What the daemon shows of itself.
+    pub monitoring: Monitoring,
+    /// How pods are measured.
+    pub stats: Stats,
     /// What one node bears.
     pub limits: Limits,
 }
@@ -101,6 +108,23 @@ impl Config {
             ipv6_pool: self.network.ipv6_pool.0,
             mtu: self.network.mtu,
             masquerade: self.network.masquerade,
+        }
+    }
+
+    /// The settings in the shape that the streaming server takes.
+    #[must_use]
+    pub fn streaming_settings(&self) -> bulkhead_streaming::Settings {
+        let Streaming {
+            address,
+            tls_certificate,
+            tls_key,
+            idle_minutes,
+        } = &self.streaming;
+        let tls = (!tls_certificate.is_empty()).then(|| (tls_certificate.into(), tls_key.into()));
+        bulkhead_streaming::Settings {
+            address: *address,
+            tls,
+            idle: Duration::from_secs(60 * u64::from(*idle_minutes)),
         }
     }
 
@@ -244,8 +268,28 @@ mod tests {
                 "vm.kernel_cmdline_extra",
             ),
             ("[vm]\ncgroup_parent = \"../up\"", "vm.cgroup_parent"),
+            (
+                "[streaming]\naddress = \"0.0.0.0:10010\"",
+                "streaming.address",
+            ),
+            (
+                "[streaming]\ntls_certificate = \"/a.pem\"",
+                "streaming.tls_key",
+            ),
+            ("[streaming]\nidle_minutes = 0", "streaming.idle_minutes"),
             ("[logging]\nlevel = \"=x=[\"", "logging.level"),
+            ("[stats]\ninterval_seconds = 0", "stats.interval_seconds"),
+            ("[stats]\ntimeout_seconds = 61", "stats.timeout_seconds"),
+            (
+                "[stats]\nclock_tolerance_ms = 0",
+                "stats.clock_tolerance_ms",
+            ),
             ("[limits]\npods = 0", "limits.pods"),
+            ("[monitoring]\nlisten = \"9464\"", "monitoring.listen"),
+            (
+                "[monitoring]\notlp_endpoint = \"collector\"",
+                "monitoring.otlp_endpoint",
+            ),
         ] {
             let error = refused(text);
             assert!(error.contains(wanted), "{text:?}: {error}");

@@ -4,7 +4,7 @@ use toml::Table;
 
 use super::Config;
 use super::section::{Key, Section};
-use super::sections::{Limits, Logging, Network, Paths, Vm};
+use super::sections::{Limits, Logging, Monitoring, Network, Paths, Stats, Streaming, Vm};
 
 /// The default configuration with everything explained: a file to begin with.
 #[must_use]
@@ -17,7 +17,10 @@ pub fn default_text() -> String {
     write_section::<Paths>(&mut text, &table, true);
     write_section::<Vm>(&mut text, &table, true);
     write_section::<Network>(&mut text, &table, true);
+    write_section::<Streaming>(&mut text, &table, true);
     write_section::<Logging>(&mut text, &table, true);
+    write_section::<Monitoring>(&mut text, &table, true);
+    write_section::<Stats>(&mut text, &table, true);
     write_section::<Limits>(&mut text, &table, true);
     text
 }
@@ -29,7 +32,10 @@ pub(super) fn effective_text(config: &Config) -> String {
     write_section::<Paths>(&mut text, &table, false);
     write_section::<Vm>(&mut text, &table, false);
     write_section::<Network>(&mut text, &table, false);
+    write_section::<Streaming>(&mut text, &table, false);
     write_section::<Logging>(&mut text, &table, false);
+    write_section::<Monitoring>(&mut text, &table, false);
+    write_section::<Stats>(&mut text, &table, false);
     write_section::<Limits>(&mut text, &table, false);
     text
 }

@@ -3,6 +3,7 @@
 //! The documentation comments here are what `bulkhead config default` prints, so
 //! they speak to the operator.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use ipnet::{Ipv4Net, Ipv6Net};
@@ -89,6 +90,22 @@ section! {
 }
 
 section! {
+    /// The streaming server: where kubelet is sent for exec, attach and port-forward.
+    ["streaming"] Streaming {
+        /// Where it listens; port 0 is any free one. Only kubelet connects to it, which is on
+        /// this machine.
+        address: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 0));
+        /// File with its certificate, and those that lead up to a known one, in PEM; "" for no
+        /// TLS.
+        tls_certificate: String = String::new();
+        /// File with the certificate's key, in PEM; "" for no TLS.
+        tls_key: String = String::new();
+        /// How long a session may be silent in both directions before it is ended, in minutes.
+        idle_minutes: u32 = 240;
+    }
+}
+
+section! {
     /// What the daemon tells on its standard error.
     ["logging"] Logging {
         /// error, warn, info, debug or trace; or several with commas between, such as
@@ -98,6 +115,35 @@ section! {
         vmm_level: String = "info".to_owned();
         /// "text" for people or "json" for machines: an object a line.
         format: Format = Format::Text;
+    }
+}
+
+section! {
+    /// What the daemon shows to those who watch it.
+    ["monitoring"] Monitoring {
+        /// Address and port of an HTTP endpoint with Prometheus metrics (/metrics), health
+        /// (/healthz) and state (/debug/state), such as "127.0.0.1:9464"; "" for none. It asks
+        /// nobody who they are: keep it on loopback.
+        listen: String = String::new();
+        /// Collector that traces are sent to by OTLP over gRPC, such as
+        /// "http://127.0.0.1:4317"; "" for none.
+        otlp_endpoint: String = String::new();
+        /// Calls that kubelet traces are traced. Of a million others, so many are, too.
+        trace_per_million: u32 = 0;
+    }
+}
+
+section! {
+    /// How pods are measured.
+    ["stats"] Stats {
+        /// Time between two looks at a pod, in seconds. Statistics and metrics are answered from
+        /// the last one.
+        interval_seconds: u32 = 10;
+        /// How long a guest may take to answer, in seconds.
+        timeout_seconds: u32 = 5;
+        /// How far a guest's clock may be from this machine's before it is corrected, in
+        /// milliseconds.
+        clock_tolerance_ms: u32 = 20;
     }
 }
 

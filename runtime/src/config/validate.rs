@@ -32,7 +32,10 @@ pub(super) fn first_fault(config: &Config) -> Option<Fault> {
     paths(config)
         .or_else(|| vm(config))
         .or_else(|| network(config))
+        .or_else(|| streaming(config))
         .or_else(|| logging(config))
+        .or_else(|| monitoring(config))
+        .or_else(|| stats(config))
         .or_else(|| limits(config))
 }
 
@@ -156,6 +159,36 @@ fn network(config: &Config) -> Option<Fault> {
     }
 }
 
+fn streaming(config: &Config) -> Option<Fault> {
+    let streaming = &config.streaming;
+    if streaming.address.ip().is_unspecified() {
+        let message = "must be an address that kubelet can connect to, such as \"127.0.0.1:0\"";
+        return fault("streaming", "address", message);
+    }
+    let files = [
+        (
+            "tls_certificate",
+            &streaming.tls_certificate,
+            &streaming.tls_key,
+        ),
+        ("tls_key", &streaming.tls_key, &streaming.tls_certificate),
+    ];
+    for (key, file, other) in files {
+        if file.is_empty() && !other.is_empty() {
+            let message = "TLS needs both a certificate and its key";
+            return fault("streaming", key, message);
+        }
+        if !file.is_empty() && !is_plain_absolute(Path::new(file)) {
+            let message = format!("{file:?} is not an absolute path without \"..\"");
+            return fault("streaming", key, message);
+        }
+    }
+    if streaming.idle_minutes == 0 {
+        return fault("streaming", "idle_minutes", "must be 1 or more");
+    }
+    None
+}
+
 fn logging(config: &Config) -> Option<Fault> {
     let logging = &config.logging;
     for (key, level) in [("level", &logging.level), ("vmm_level", &logging.vmm_level)] {
@@ -164,6 +197,38 @@ fn logging(config: &Config) -> Option<Fault> {
                 "{level:?} is no log filter ({error}); write error, warn, info, debug or trace"
             );
             return fault("logging", key, message);
+        }
+    }
+    None
+}
+
+fn monitoring(config: &Config) -> Option<Fault> {
+    let monitoring = &config.monitoring;
+    let listen = &monitoring.listen;
+    if !listen.is_empty() && listen.parse::<std::net::SocketAddr>().is_err() {
+        let message = format!("{listen:?} is not ADDRESS:PORT, such as \"127.0.0.1:9464\"");
+        return fault("monitoring", "listen", message);
+    }
+    let endpoint = &monitoring.otlp_endpoint;
+    if !endpoint.is_empty() && endpoint.strip_prefix("http://").is_none_or(str::is_empty) {
+        let message = format!("{endpoint:?} is not http://HOST:PORT");
+        return fault("monitoring", "otlp_endpoint", message);
+    }
+    if monitoring.trace_per_million > 1_000_000 {
+        return fault("monitoring", "trace_per_million", "must be 0 to 1000000");
+    }
+    None
+}
+
+fn stats(config: &Config) -> Option<Fault> {
+    let stats = &config.stats;
+    for (key, value, max) in [
+        ("interval_seconds", stats.interval_seconds, 3600),
+        ("timeout_seconds", stats.timeout_seconds, 60),
+        ("clock_tolerance_ms", stats.clock_tolerance_ms, 60_000),
+    ] {
+        if !(1..=max).contains(&value) {
+            return fault("stats", key, format!("must be 1 to {max}"));
         }
     }
     None

@@ -18,7 +18,11 @@ pub(super) async fn container_status(
                 "sandboxID": record.pod_id,
                 "config": record.config,
                 "imageID": record.image_id,
+                "imageRef": record.image_ref,
                 "stopSignal": record.stop_signal,
+                "user": record.user,
+                "resources": record.limits(),
+                "log": record.log,
             }),
         )])
     } else {

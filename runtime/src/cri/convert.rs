@@ -97,11 +97,6 @@ pub(super) fn container_status(record: &ContainerRecord) -> v1::ContainerStatus 
     } else {
         log.directory.join(&log.path).display().to_string()
     };
-    let resources = record
-        .config
-        .linux
-        .as_ref()
-        .and_then(|linux| linux.resources.clone());
     v1::ContainerStatus {
         id: record.id.clone(),
         metadata: record.config.metadata.clone(),
@@ -119,11 +114,21 @@ pub(super) fn container_status(record: &ContainerRecord) -> v1::ContainerStatus 
         mounts: record.config.mounts.clone(),
         log_path,
         resources: Some(v1::ContainerResources {
-            linux: resources,
+            linux: record.limits().cloned(),
             windows: None,
         }),
         image_id: record.image_id.clone(),
-        user: None,
+        user: record.user.as_ref().map(|user| v1::ContainerUser {
+            linux: Some(v1::LinuxContainerUser {
+                uid: user.uid.into(),
+                gid: user.gid.into(),
+                supplemental_groups: user
+                    .supplemental_groups
+                    .iter()
+                    .map(|group| i64::from(*group))
+                    .collect(),
+            }),
+        }),
         stop_signal: oci::cri_signal(record.stop_signal),
     }
 }

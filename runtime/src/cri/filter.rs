@@ -26,6 +26,16 @@ pub(super) fn container(filter: &v1::ContainerFilter, record: &ContainerRecord) 
         && selects(&filter.label_selector, &record.config.labels)
 }
 
+pub(super) fn container_stats(filter: &v1::ContainerStatsFilter, record: &ContainerRecord) -> bool {
+    record.id.starts_with(&filter.id)
+        && record.pod_id.starts_with(&filter.pod_sandbox_id)
+        && selects(&filter.label_selector, &record.config.labels)
+}
+
+pub(super) fn pod_stats(filter: &v1::PodSandboxStatsFilter, record: &PodRecord) -> bool {
+    record.id.starts_with(&filter.id) && selects(&filter.label_selector, &record.config.labels)
+}
+
 fn selects(selector: &BTreeMap<String, String>, labels: &BTreeMap<String, String>) -> bool {
     selector
         .iter()

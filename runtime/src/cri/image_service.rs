@@ -1,11 +1,11 @@
 //! Which handler serves which RPC of `ImageService`.
 
 use bulkhead_cri_api::v1::{image_service_server::ImageService, *};
-use tonic::{Request, Status};
+use tonic::Request;
 
 use super::{
-    Cri, Reply, image_fs_info, image_status, list_images, pull_image, remove_image, reply,
-    unimplemented::unimplemented,
+    Cri, Reply, chunks::Answers, image_fs_info, image_status, list_images, pull_image,
+    remove_image, reply, stream_images,
 };
 
 #[tonic::async_trait]
@@ -59,12 +59,15 @@ impl ImageService for Cri {
         .await
     }
 
-    type StreamImagesStream =
-        tokio_stream::Empty<std::result::Result<StreamImagesResponse, Status>>;
+    type StreamImagesStream = Answers<StreamImagesResponse>;
     async fn stream_images(
         &self,
-        _: Request<StreamImagesRequest>,
+        request: Request<StreamImagesRequest>,
     ) -> Reply<Self::StreamImagesStream> {
-        reply("StreamImages", unimplemented("StreamImages")).await
+        reply(
+            "StreamImages",
+            stream_images::stream_images(self, request.into_inner()),
+        )
+        .await
     }
 }

@@ -9,15 +9,20 @@ pub(super) async fn list_pod_sandbox(
     cri: &Cri,
     request: v1::ListPodSandboxRequest,
 ) -> Result<v1::ListPodSandboxResponse> {
-    let wanted = request.filter.unwrap_or_default();
-    let items = cri
-        .pods
+    let items = pod_sandboxes(cri, request.filter.unwrap_or_default()).collect();
+    Ok(v1::ListPodSandboxResponse { items })
+}
+
+/// The pods that a filter lets through, as they are when the iterator comes to them.
+pub(super) fn pod_sandboxes(
+    cri: &Cri,
+    wanted: v1::PodSandboxFilter,
+) -> impl Iterator<Item = v1::PodSandbox> + Send + use<> {
+    cri.pods
         .model()
         .pods()
-        .iter()
+        .into_iter()
         .map(|pod| pod.record())
-        .filter(|record| record.phase.is_listed() && filter::pod(&wanted, record))
+        .filter(move |record| record.phase.is_listed() && filter::pod(&wanted, record))
         .map(|record| convert::pod(&record))
-        .collect();
-    Ok(v1::ListPodSandboxResponse { items })
 }

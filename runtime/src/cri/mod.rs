@@ -4,33 +4,56 @@
 //! at the model, and puts the answer into the interface's words (`convert`). Lists
 //! and statuses come from memory: they wait for no guest and no disk.
 
+mod chunks;
 mod convert;
 mod filter;
 mod image_service;
+mod metrics;
 mod runtime_service;
+mod usage;
 mod validate;
 
+mod attach;
+mod checkpoint_container;
+mod checkpoint_pod;
+mod container_stats;
 mod container_status;
 mod create_container;
+mod exec;
 mod exec_sync;
+mod get_container_events;
 mod image_fs_info;
 mod image_status;
+mod list_container_stats;
 mod list_containers;
 mod list_images;
+mod list_metric_descriptors;
 mod list_pod_sandbox;
+mod list_pod_sandbox_metrics;
+mod list_pod_sandbox_stats;
+mod pod_sandbox_stats;
 mod pod_sandbox_status;
+mod port_forward;
 mod pull_image;
 mod remove_container;
 mod remove_image;
 mod remove_pod_sandbox;
 mod reopen_container_log;
+mod restore_pod;
 mod run_pod_sandbox;
 mod runtime_config;
 mod start_container;
 mod status;
 mod stop_container;
 mod stop_pod_sandbox;
-mod unimplemented;
+mod stream_container_stats;
+mod stream_containers;
+mod stream_images;
+mod stream_pod_sandbox_metrics;
+mod stream_pod_sandbox_stats;
+mod stream_pod_sandboxes;
+mod update_container_resources;
+mod update_pod_sandbox_resources;
 mod update_runtime_config;
 mod version;
 
@@ -49,6 +72,7 @@ use crate::{
 pub struct Cri {
     pods: Pods,
     node: Arc<Node>,
+    streaming: bulkhead_streaming::Server,
 }
 
 /// What the runtime says of itself.
@@ -65,12 +89,14 @@ pub struct Node {
 }
 
 impl Cri {
-    /// The services over the pods of this node.
+    /// The services over the pods of this node; `streaming` is where clients are
+    /// sent for exec, attach and port-forward.
     #[must_use]
-    pub fn new(pods: Pods, node: Node) -> Self {
+    pub fn new(pods: Pods, node: Node, streaming: bulkhead_streaming::Server) -> Self {
         Self {
             pods,
             node: Arc::new(node),
+            streaming,
         }
     }
 }

@@ -6,7 +6,7 @@ use bulkhead_cri_api::v1;
 use serde_json::json;
 
 use super::{Cri, convert, verbose};
-use crate::{clock, error::Result, pods::model::Pod};
+use crate::{clock, error::Result, pods::model::Pod, stats::Sample};
 
 /// Longest a guest's own facts are waited for, for verbose answers only.
 const INFO_PATIENCE: Duration = Duration::from_secs(1);
@@ -63,6 +63,15 @@ async fn info(pod: &Pod) -> std::collections::BTreeMap<String, String> {
     verbose([(
         "info",
         json!({
+            "vmId": record.id,
+            "size": record.size.map(|size| json!({
+                "bootVcpus": size.boot_vcpus,
+                "maxVcpus": size.max_vcpus,
+                "memoryBytes": size.memory_bytes,
+            })),
+            "resources": record.resources,
+            "overhead": record.overhead,
+            "measured": pod.meter.latest().map(|sample| measured(&sample)),
             "config": record.config,
             "runtimeHandler": record.handler,
             "sandbox": sandbox,
@@ -73,4 +82,18 @@ async fn info(pod: &Pod) -> std::collections::BTreeMap<String, String> {
             "startTimings": timings,
         }),
     )])
+}
+
+/// How and when the pod was measured last.
+fn measured(sample: &Sample) -> serde_json::Value {
+    let stats = &sample.stats;
+    json!({
+        "atUnixNs": stats.at_unix_ns,
+        "roundTripNs": stats.round_trip_ns,
+        "guestClockAheadNs": stats
+            .guest_unix_ns
+            .map(|guest| guest.saturating_sub(stats.at_unix_ns)),
+        "guestMemoryAvailableBytes": stats.guest.mem_available_bytes,
+        "hostMemoryBytes": stats.host.map(|host| host.memory_usage_bytes),
+    })
 }

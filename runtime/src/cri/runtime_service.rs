@@ -1,17 +1,19 @@
 //! Which handler serves which RPC of `RuntimeService`.
 
 use bulkhead_cri_api::v1::{runtime_service_server::RuntimeService, *};
-use tonic::{Request, Status};
+use tonic::Request;
 
 use super::{
-    Cri, Reply, container_status, create_container, exec_sync, list_containers, list_pod_sandbox,
-    pod_sandbox_status, remove_container, remove_pod_sandbox, reopen_container_log, reply,
+    Cri, Reply, attach, checkpoint_container, checkpoint_pod, chunks::Answers, container_stats,
+    container_status, create_container, exec, exec_sync, get_container_events,
+    list_container_stats, list_containers, list_metric_descriptors, list_pod_sandbox,
+    list_pod_sandbox_metrics, list_pod_sandbox_stats, pod_sandbox_stats, pod_sandbox_status,
+    port_forward, remove_container, remove_pod_sandbox, reopen_container_log, reply, restore_pod,
     run_pod_sandbox, runtime_config, start_container, status, stop_container, stop_pod_sandbox,
-    unimplemented::unimplemented, update_runtime_config, version,
+    stream_container_stats, stream_containers, stream_pod_sandbox_metrics,
+    stream_pod_sandbox_stats, stream_pod_sandboxes, update_container_resources,
+    update_pod_sandbox_resources, update_runtime_config, version,
 };
-
-/// Streams that no RPC serves yet.
-type None<T> = tokio_stream::Empty<std::result::Result<T, Status>>;
 
 #[tonic::async_trait]
 impl RuntimeService for Cri {
@@ -183,163 +185,212 @@ impl RuntimeService for Cri {
 
     async fn update_pod_sandbox_resources(
         &self,
-        _: Request<UpdatePodSandboxResourcesRequest>,
+        request: Request<UpdatePodSandboxResourcesRequest>,
     ) -> Reply<UpdatePodSandboxResourcesResponse> {
         reply(
             "UpdatePodSandboxResources",
-            unimplemented("UpdatePodSandboxResources"),
+            update_pod_sandbox_resources::update_pod_sandbox_resources(self, request.into_inner()),
         )
         .await
     }
 
     async fn update_container_resources(
         &self,
-        _: Request<UpdateContainerResourcesRequest>,
+        request: Request<UpdateContainerResourcesRequest>,
     ) -> Reply<UpdateContainerResourcesResponse> {
         reply(
             "UpdateContainerResources",
-            unimplemented("UpdateContainerResources"),
+            update_container_resources::update_container_resources(self, request.into_inner()),
         )
         .await
     }
 
-    async fn exec(&self, _: Request<ExecRequest>) -> Reply<ExecResponse> {
-        reply("Exec", unimplemented("Exec")).await
+    async fn exec(&self, request: Request<ExecRequest>) -> Reply<ExecResponse> {
+        reply("Exec", async { exec::exec(self, request.into_inner()) }).await
     }
 
-    async fn attach(&self, _: Request<AttachRequest>) -> Reply<AttachResponse> {
-        reply("Attach", unimplemented("Attach")).await
+    async fn attach(&self, request: Request<AttachRequest>) -> Reply<AttachResponse> {
+        reply("Attach", async {
+            attach::attach(self, request.into_inner())
+        })
+        .await
     }
 
-    async fn port_forward(&self, _: Request<PortForwardRequest>) -> Reply<PortForwardResponse> {
-        reply("PortForward", unimplemented("PortForward")).await
+    async fn port_forward(
+        &self,
+        request: Request<PortForwardRequest>,
+    ) -> Reply<PortForwardResponse> {
+        reply("PortForward", async {
+            port_forward::port_forward(self, &request.into_inner())
+        })
+        .await
     }
 
     async fn container_stats(
         &self,
-        _: Request<ContainerStatsRequest>,
+        request: Request<ContainerStatsRequest>,
     ) -> Reply<ContainerStatsResponse> {
-        reply("ContainerStats", unimplemented("ContainerStats")).await
+        reply(
+            "ContainerStats",
+            container_stats::container_stats(self, request.into_inner()),
+        )
+        .await
     }
 
     async fn list_container_stats(
         &self,
-        _: Request<ListContainerStatsRequest>,
+        request: Request<ListContainerStatsRequest>,
     ) -> Reply<ListContainerStatsResponse> {
-        reply("ListContainerStats", unimplemented("ListContainerStats")).await
+        reply(
+            "ListContainerStats",
+            list_container_stats::list_container_stats(self, request.into_inner()),
+        )
+        .await
     }
 
     async fn pod_sandbox_stats(
         &self,
-        _: Request<PodSandboxStatsRequest>,
+        request: Request<PodSandboxStatsRequest>,
     ) -> Reply<PodSandboxStatsResponse> {
-        reply("PodSandboxStats", unimplemented("PodSandboxStats")).await
+        reply(
+            "PodSandboxStats",
+            pod_sandbox_stats::pod_sandbox_stats(self, request.into_inner()),
+        )
+        .await
     }
 
     async fn list_pod_sandbox_stats(
         &self,
-        _: Request<ListPodSandboxStatsRequest>,
+        request: Request<ListPodSandboxStatsRequest>,
     ) -> Reply<ListPodSandboxStatsResponse> {
-        reply("ListPodSandboxStats", unimplemented("ListPodSandboxStats")).await
+        reply(
+            "ListPodSandboxStats",
+            list_pod_sandbox_stats::list_pod_sandbox_stats(self, request.into_inner()),
+        )
+        .await
     }
 
     async fn list_metric_descriptors(
         &self,
-        _: Request<ListMetricDescriptorsRequest>,
+        request: Request<ListMetricDescriptorsRequest>,
     ) -> Reply<ListMetricDescriptorsResponse> {
         reply(
             "ListMetricDescriptors",
-            unimplemented("ListMetricDescriptors"),
+            list_metric_descriptors::list_metric_descriptors(self, request.into_inner()),
         )
         .await
     }
 
     async fn list_pod_sandbox_metrics(
         &self,
-        _: Request<ListPodSandboxMetricsRequest>,
+        request: Request<ListPodSandboxMetricsRequest>,
     ) -> Reply<ListPodSandboxMetricsResponse> {
         reply(
             "ListPodSandboxMetrics",
-            unimplemented("ListPodSandboxMetrics"),
+            list_pod_sandbox_metrics::list_pod_sandbox_metrics(self, request.into_inner()),
         )
         .await
     }
 
     async fn checkpoint_container(
         &self,
-        _: Request<CheckpointContainerRequest>,
+        request: Request<CheckpointContainerRequest>,
     ) -> Reply<CheckpointContainerResponse> {
-        reply("CheckpointContainer", unimplemented("CheckpointContainer")).await
+        reply(
+            "CheckpointContainer",
+            checkpoint_container::checkpoint_container(self, request.into_inner()),
+        )
+        .await
     }
 
     async fn checkpoint_pod(
         &self,
-        _: Request<CheckpointPodRequest>,
+        request: Request<CheckpointPodRequest>,
     ) -> Reply<CheckpointPodResponse> {
-        reply("CheckpointPod", unimplemented("CheckpointPod")).await
+        reply(
+            "CheckpointPod",
+            checkpoint_pod::checkpoint_pod(self, request.into_inner()),
+        )
+        .await
     }
 
-    async fn restore_pod(&self, _: Request<RestorePodRequest>) -> Reply<RestorePodResponse> {
-        reply("RestorePod", unimplemented("RestorePod")).await
+    async fn restore_pod(&self, request: Request<RestorePodRequest>) -> Reply<RestorePodResponse> {
+        reply(
+            "RestorePod",
+            restore_pod::restore_pod(self, request.into_inner()),
+        )
+        .await
     }
 
-    type StreamPodSandboxesStream = None<StreamPodSandboxesResponse>;
+    type StreamPodSandboxesStream = Answers<StreamPodSandboxesResponse>;
     async fn stream_pod_sandboxes(
         &self,
-        _: Request<StreamPodSandboxesRequest>,
+        request: Request<StreamPodSandboxesRequest>,
     ) -> Reply<Self::StreamPodSandboxesStream> {
-        reply("StreamPodSandboxes", unimplemented("StreamPodSandboxes")).await
+        reply(
+            "StreamPodSandboxes",
+            stream_pod_sandboxes::stream_pod_sandboxes(self, request.into_inner()),
+        )
+        .await
     }
 
-    type StreamContainersStream = None<StreamContainersResponse>;
+    type StreamContainersStream = Answers<StreamContainersResponse>;
     async fn stream_containers(
         &self,
-        _: Request<StreamContainersRequest>,
+        request: Request<StreamContainersRequest>,
     ) -> Reply<Self::StreamContainersStream> {
-        reply("StreamContainers", unimplemented("StreamContainers")).await
+        reply(
+            "StreamContainers",
+            stream_containers::stream_containers(self, request.into_inner()),
+        )
+        .await
     }
 
-    type StreamContainerStatsStream = None<StreamContainerStatsResponse>;
+    type StreamContainerStatsStream = Answers<StreamContainerStatsResponse>;
     async fn stream_container_stats(
         &self,
-        _: Request<StreamContainerStatsRequest>,
+        request: Request<StreamContainerStatsRequest>,
     ) -> Reply<Self::StreamContainerStatsStream> {
         reply(
             "StreamContainerStats",
-            unimplemented("StreamContainerStats"),
+            stream_container_stats::stream_container_stats(self, request.into_inner()),
         )
         .await
     }
 
-    type StreamPodSandboxStatsStream = None<StreamPodSandboxStatsResponse>;
+    type StreamPodSandboxStatsStream = Answers<StreamPodSandboxStatsResponse>;
     async fn stream_pod_sandbox_stats(
         &self,
-        _: Request<StreamPodSandboxStatsRequest>,
+        request: Request<StreamPodSandboxStatsRequest>,
     ) -> Reply<Self::StreamPodSandboxStatsStream> {
         reply(
             "StreamPodSandboxStats",
-            unimplemented("StreamPodSandboxStats"),
+            stream_pod_sandbox_stats::stream_pod_sandbox_stats(self, request.into_inner()),
         )
         .await
     }
 
-    type StreamPodSandboxMetricsStream = None<StreamPodSandboxMetricsResponse>;
+    type StreamPodSandboxMetricsStream = Answers<StreamPodSandboxMetricsResponse>;
     async fn stream_pod_sandbox_metrics(
         &self,
-        _: Request<StreamPodSandboxMetricsRequest>,
+        request: Request<StreamPodSandboxMetricsRequest>,
     ) -> Reply<Self::StreamPodSandboxMetricsStream> {
         reply(
             "StreamPodSandboxMetrics",
-            unimplemented("StreamPodSandboxMetrics"),
+            stream_pod_sandbox_metrics::stream_pod_sandbox_metrics(self, request.into_inner()),
         )
         .await
     }
 
-    type GetContainerEventsStream = None<ContainerEventResponse>;
+    type GetContainerEventsStream = Answers<ContainerEventResponse>;
     async fn get_container_events(
         &self,
-        _: Request<GetEventsRequest>,
+        request: Request<GetEventsRequest>,
     ) -> Reply<Self::GetContainerEventsStream> {
-        reply("GetContainerEvents", unimplemented("GetContainerEvents")).await
+        reply(
+            "GetContainerEvents",
+            get_container_events::get_container_events(self, request.into_inner()),
+        )
+        .await
     }
 }

@@ -34,8 +34,7 @@ pub(super) async fn status(cri: &Cri, request: v1::StatusRequest) -> Result<v1::
             })
             .collect(),
         features: Some(v1::RuntimeFeatures {
-            // The policy is honoured, but ContainerStatus.user isn't filled yet.
-            supplemental_groups_policy: false,
+            supplemental_groups_policy: true,
             user_namespaces_host_network: false,
             mount_options: false,
         }),
@@ -86,6 +85,7 @@ fn info(cri: &Cri) -> std::collections::BTreeMap<String, String> {
         ("containers", json!(model.containers().len())),
         ("quarantinedRecords", json!(cri.node.quarantined)),
         ("damagedImages", json!(problems)),
+        ("refusedPodCidr", json!(cri.pods.refused_pod_cidr())),
     ]);
     for (name, value) in &cri.node.info {
         info.insert(name.clone(), value.to_string());

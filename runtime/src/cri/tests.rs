@@ -1,5 +1,10 @@
 //! The whole interface over a real socket, as crictl uses it.
 
+mod events;
+mod lists;
+mod stats;
+mod updates;
+
 use bulkhead_cri_api::v1::{self, *};
 use tonic::Code;
 
@@ -324,6 +329,15 @@ async fn what_kubelet_needs_to_begin() {
         .update_runtime_config(cidr("10.9.0.0/24"))
         .await
         .unwrap();
+    // kubelet is told nothing of it, but whoever asks is.
+    clients
+        .runtime
+        .update_runtime_config(cidr("10.66.0.0/16"))
+        .await
+        .unwrap();
+    let verbose = StatusRequest { verbose: true };
+    let answer = clients.runtime.status(verbose).await.unwrap().into_inner();
+    assert!(answer.info["refusedPodCidr"].contains("collides"));
     let bad = clients
         .runtime
         .update_runtime_config(cidr("10.9.0.0/99"))
@@ -447,18 +461,6 @@ async fn errors_have_their_codes() {
     let missing = RunPodSandboxRequest::default();
     let refused = clients.runtime.run_pod_sandbox(missing).await.unwrap_err();
     assert_eq!(refused.code(), Code::InvalidArgument);
-    let attach = AttachRequest {
-        container_id: id,
-        ..Default::default()
-    };
-    let refused = clients.runtime.attach(attach).await.unwrap_err();
-    assert_eq!(refused.code(), Code::Unimplemented);
-    assert!(refused.message().contains("Attach"));
-    let events = clients
-        .runtime
-        .get_container_events(GetEventsRequest {})
-        .await;
-    assert_eq!(events.unwrap_err().code(), Code::Unimplemented);
 }
 
 #[tokio::test]
@@ -504,7 +506,12 @@ async fn lists_of_a_thousand_pods_are_quick() {
         let record = records::pod(&format!("{n:064}"), crate::store::PodPhase::NotReady);
         node.pods.model().insert_pod(record);
     }
-    let cri = super::Cri::new(node.pods.clone(), super::Node::default());
+    let streaming = bulkhead_streaming::listen(&Default::default()).await;
+    let cri = super::Cri::new(
+        node.pods.clone(),
+        super::Node::default(),
+        streaming.unwrap().0,
+    );
     let begun = std::time::Instant::now();
     let listed = super::list_pod_sandbox::list_pod_sandbox(&cri, Default::default())
         .await

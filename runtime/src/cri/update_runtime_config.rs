@@ -1,4 +1,5 @@
-//! UpdateRuntimeConfig: the node's pod CIDR, once the cluster has assigned it.
+//! UpdateRuntimeConfig: the node's pod CIDR, once the cluster has assigned it. See
+//! `pods::pod_cidr` for what is answered when it can't be used.
 
 use bulkhead_cri_api::v1;
 

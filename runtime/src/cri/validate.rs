@@ -7,10 +7,12 @@
 use std::collections::BTreeMap;
 
 use bulkhead_cri_api::v1;
+use bulkhead_streaming::Standard;
 
 use crate::{
     error::{Error, Result},
-    pods::{cgroup, oci},
+    pods::{cgroup, model::Container, oci, ports},
+    store::ContainerPhase,
 };
 
 /// Longest name of a pod, namespace, container, bytes (DNS subdomain: 253).
@@ -32,6 +34,40 @@ const PATH_MAX: usize = 4096;
 const DNS_MAX: usize = 64;
 /// Most of anything else that comes in lists.
 const LIST_MAX: usize = 1024;
+
+/// The streams of an exec or attach: at least one, and with a terminal no standard
+/// error, since a terminal has one output.
+pub(super) fn streams(streams: Standard) -> Result<()> {
+    let Standard {
+        stdin,
+        stdout,
+        stderr,
+        tty,
+    } = streams;
+    if !stdin && !stdout && !stderr {
+        return Err(Error::invalid(
+            "none of stdin, stdout and stderr is asked for: ask for at least one",
+        ));
+    }
+    if tty && stderr {
+        return Err(Error::invalid(
+            "tty and stderr exclude each other: a terminal has one output, which is stdout",
+        ));
+    }
+    Ok(())
+}
+
+/// Whether a container is in a phase that the call needs.
+pub(super) fn running(container: &Container, phases: &[ContainerPhase]) -> Result<()> {
+    let phase = container.record().phase;
+    if phases.contains(&phase) {
+        return Ok(());
+    }
+    Err(Error::precondition(format!(
+        "container {} is not running: it is in phase {phase:?}",
+        container.id
+    )))
+}
 
 pub(super) fn pod(config: &v1::PodSandboxConfig) -> Result<()> {
     let metadata = config
@@ -63,17 +99,7 @@ pub(super) fn pod(config: &v1::PodSandboxConfig) -> Result<()> {
             }
         }
     }
-    if let Some(mapping) = config
-        .port_mappings
-        .iter()
-        .find(|mapping| mapping.host_port != 0)
-    {
-        return Err(Error::precondition(format!(
-            "host port {}: host ports are not there yet in this version; use the pod's own address, \
-             or remove hostPort",
-            mapping.host_port
-        )));
-    }
+    ports::host_ports(&config.port_mappings)?;
     let linux = config.linux.clone().unwrap_or_default();
     cgroup::parent_path(&linux.cgroup_parent)?;
     if linux.sysctls.len() > LIST_MAX {
@@ -142,6 +168,33 @@ pub(super) fn container(config: &v1::ContainerConfig) -> Result<()> {
                 list_of("capabilities", list, LIST_MAX, NAME_MAX)?;
             }
         }
+    }
+    Ok(())
+}
+
+/// Limits that are to hold. What the guest makes of their values is the guest's.
+pub(super) fn resources(limits: &v1::LinuxContainerResources) -> Result<()> {
+    for (what, value) in [
+        ("cpu_period", limits.cpu_period),
+        ("cpu_shares", limits.cpu_shares),
+    ] {
+        if value < 0 {
+            return Err(Error::invalid(format!("{what} {value} is negative")));
+        }
+    }
+    if limits.memory_limit_in_bytes < -1 {
+        return Err(Error::invalid(format!(
+            "memory_limit_in_bytes {} is negative; -1 means no limit",
+            limits.memory_limit_in_bytes
+        )));
+    }
+    text("cpuset_cpus", &limits.cpuset_cpus, NAME_MAX)?;
+    text("cpuset_mems", &limits.cpuset_mems, NAME_MAX)?;
+    pairs("unified", &limits.unified)?;
+    if limits.hugepage_limits.len() > LIST_MAX {
+        return Err(Error::invalid(format!(
+            "more than {LIST_MAX} hugepage_limits"
+        )));
     }
     Ok(())
 }
@@ -309,6 +362,13 @@ mod tests {
                 ..Default::default()
             });
         });
+        refused_pod(|it| {
+            it.port_mappings = vec![v1::PortMapping {
+                host_port: 80,
+                container_port: 70_000,
+                ..Default::default()
+            }];
+        });
         for (key, value) in [
             ("kernel.core_pattern", "|/bin/x\n"),
             ("kernel", "1"),
@@ -335,13 +395,6 @@ mod tests {
 
     #[test]
     fn the_hosts_own_things_are_refused_with_what_to_do() {
-        let error = refused_pod(|it| {
-            it.port_mappings = vec![v1::PortMapping {
-                host_port: 80,
-                ..Default::default()
-            }];
-        });
-        assert_eq!(error.kind(), Kind::FailedPrecondition);
         let error = refused_pod(|it| {
             let mut options = v1::NamespaceOption::default();
             options.set_network(v1::NamespaceMode::Node);

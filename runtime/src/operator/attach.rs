@@ -1,20 +1,14 @@
 //! Attach: a container's own process, connected to the caller from now on.
 
-use bulkhead_cri_api::operator::{
-    AttachInput, ProcessExit, ProcessOutput, attach_input::Input as Wire,
-};
-use bulkhead_sandbox::ProcessId;
+use bulkhead_cri_api::operator::{AttachInput, ProcessOutput, attach_input::Input as Wire};
 use tokio_stream::StreamExt as _;
 use tonic::Streaming;
 
 use super::{
     Answers, Operator, first,
-    session::{Input, Session, window},
+    session::{Input, connect, window},
 };
-use crate::{
-    error::{Error, Result},
-    store::ContainerPhase,
-};
+use crate::error::{Error, Result};
 
 pub(super) async fn attach(
     operator: &Operator,
@@ -25,49 +19,18 @@ pub(super) async fn attach(
             "the first message of Attach must be `start`",
         ));
     };
-    let model = operator.pods.model();
-    let container = model.container(&start.container_id)?;
+    let container = operator.pods.model().container(&start.container_id)?;
     let record = container.record();
-    // A created container may be attached to, so that nothing is missed once it
-    // is started.
-    if !record.phase.is_alive() {
-        return Err(Error::precondition(format!(
-            "container {} has exited",
-            container.id
-        )));
-    }
     if start.stdin && !record.config.stdin {
         return Err(Error::precondition(format!(
             "container {} was created without stdin",
             container.id
         )));
     }
-    let sandbox = model.pod(&container.key.pod_id)?.ready_sandbox()?;
-    let process = ProcessId::init(container.id.as_str());
-    let session = Session::open(
-        sandbox.clone(),
-        process.clone(),
-        record.config.tty,
-        start.stdin,
-    )
-    .await?;
+    let session = operator.pods.attach(&container.id, start.stdin).await?;
     if let Some(window) = window(start.window).filter(|_| record.config.tty) {
-        sandbox.resize(&process, window).await?;
+        session.target().resize(window).await;
     }
-    drop(sandbox);
-    let exit = async move {
-        let mut phases = container.phases();
-        // An error: it was removed, and its last record stands.
-        let _ = phases
-            .wait_for(|phase| matches!(phase, ContainerPhase::Exited | ContainerPhase::Removing))
-            .await;
-        let record = container.record();
-        Ok(ProcessExit {
-            code: record.exit_code,
-            reason: record.reason.clone(),
-            message: record.message.clone(),
-        })
-    };
     let inputs = messages
         .map_while(Result::ok)
         .filter_map(|message| match message.input? {
@@ -77,5 +40,5 @@ pub(super) async fn attach(
             Wire::Signal(signal) => Some(Input::Signal(signal)),
             Wire::Start(_) => None,
         });
-    Ok(session.connect(inputs, exit, ()))
+    Ok(connect(session, inputs))
 }

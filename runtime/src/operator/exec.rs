@@ -1,19 +1,16 @@
 //! Exec: a further process in a running container, connected to the caller.
 
-use bulkhead_cri_api::operator::{
-    ExecInput, ProcessExit, ProcessOutput, exec_input::Input as Wire,
-};
-use bulkhead_sandbox::ExecSpec;
+use bulkhead_cri_api::operator::{ExecInput, ProcessOutput, exec_input::Input as Wire};
 use tokio_stream::StreamExt as _;
 use tonic::Streaming;
 
 use super::{
     Answers, Operator, first,
-    session::{Input, Session, window},
+    session::{Input, connect, window},
 };
 use crate::{
-    error::{Error, Kind, Result},
-    pods::{Running, state::reason},
+    error::{Error, Result},
+    pods::Command,
 };
 
 pub(super) async fn exec(
@@ -23,53 +20,13 @@ pub(super) async fn exec(
     let Some(Wire::Start(start)) = first(&mut messages).await?.input else {
         return Err(Error::invalid("the first message of Exec must be `start`"));
     };
-    if start.command.first().is_none_or(String::is_empty) {
-        return Err(Error::invalid("the command is empty"));
-    }
-    let container = operator.pods.model().container(&start.container_id)?;
-    let (sandbox, process) = operator.pods.begin_exec(&container)?;
-    let running = Running {
-        sandbox: sandbox.clone(),
-        process: process.clone(),
-    };
-    let spec = ExecSpec {
-        process: process.clone(),
+    let command = Command {
         args: start.command,
-        env: None,
-        cwd: None,
         terminal: start.terminal,
         stdin: start.stdin,
         window: window(start.window),
     };
-    sandbox.exec(spec).await.map_err(|error| {
-        let error = Error::from(error);
-        // NOT_FOUND means containers; a missing program is the command's fault.
-        if error.kind() == Kind::NotFound {
-            Error::invalid(error.to_string())
-        } else {
-            error
-        }
-    })?;
-    let session = Session::open(
-        sandbox.clone(),
-        process.clone(),
-        start.terminal,
-        start.stdin,
-    )
-    .await?;
-    let exit = async move {
-        let exit = sandbox.wait(&process).await?;
-        let word = match exit {
-            _ if exit.oom_killed => reason::OOM_KILLED,
-            _ if exit.code == 0 => reason::COMPLETED,
-            _ => reason::ERROR,
-        };
-        Ok(ProcessExit {
-            code: exit.code,
-            reason: word.to_owned(),
-            message: String::new(),
-        })
-    };
+    let session = operator.pods.exec(&start.container_id, command).await?;
     let inputs = messages
         .map_while(Result::ok)
         .filter_map(|message| match message.input? {
@@ -79,5 +36,5 @@ pub(super) async fn exec(
             Wire::Signal(signal) => Some(Input::Signal(signal)),
             Wire::Start(_) => None,
         });
-    Ok(session.connect(inputs, exit, running))
+    Ok(connect(session, inputs))
 }

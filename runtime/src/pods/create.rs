@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use bulkhead_cri_api::v1::ContainerConfig;
-use bulkhead_sandbox::{ContainerSpec, ErrorKind, Sandbox};
+use bulkhead_cri_api::v1::{ContainerConfig, Int64Value};
+use bulkhead_sandbox::{ContainerSpec, ErrorKind, Sandbox, User};
 use tracing::Instrument;
 
 use super::{Inner, Pods, model::Container, model::Pod, monitor::Seen, oci, run::UNDO_AGAIN};
@@ -39,8 +39,10 @@ impl Pods {
             exit_code: 0,
             reason: String::new(),
             message: String::new(),
+            user: None,
             stop_signal: 0,
             log: oci::log_target(&pod.record().config, &config)?,
+            resources: None,
         };
         let key = record.key();
         let attempted = format!("create container {key}");
@@ -138,13 +140,15 @@ impl Inner {
             .await?;
 
         let sandbox = pod.ready_sandbox()?;
-        sandbox
+        let made = sandbox
             .create_container(spec)
             .await
             .map_err(unresolved_user)?;
+        expect_user(&record, &made.user)?;
 
         let mut created = ContainerRecord::clone(&record);
         created.phase = ContainerPhase::Created;
+        created.user = Some(made.user);
         let created = Arc::new(created);
         self.records
             .commit(vec![Change::PutContainer(Arc::clone(&created))])
@@ -152,7 +156,7 @@ impl Inner {
         // A sandbox that ended meanwhile has taken it along. Looked at before the
         // container shows: a create must not succeed in a pod that is over.
         pod.ready_sandbox()?;
-        container.set_record(created);
+        self.show_container(container, created);
         self.watch_container(container, sandbox, Seen::AtOnce);
         Ok(())
     }
@@ -204,6 +208,28 @@ pub(super) async fn remove_in_guest(sandbox: &dyn Sandbox, id: &str) -> Result<(
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
         other => Ok(other?),
     }
+}
+
+/// A guest that runs a program as somebody else than the number asked for has been
+/// outwitted, by an image or altogether (CVE-2026-46680).
+fn expect_user(record: &ContainerRecord, user: &User) -> Result<()> {
+    let asked = record
+        .config
+        .linux
+        .as_ref()
+        .and_then(|linux| linux.security_context.as_ref());
+    let wrong = |what: &str, asked: &Option<Int64Value>, given: u32| match asked {
+        Some(asked) if asked.value != i64::from(given) => Some(Error::internal(format!(
+            "the guest made its first process of {what} {given}, not {}; it is not started",
+            asked.value
+        ))),
+        _ => None,
+    };
+    let wrong = asked.and_then(|asked| {
+        wrong("user", &asked.run_as_user, user.uid)
+            .or_else(|| wrong("group", &asked.run_as_group, user.gid))
+    });
+    wrong.map_or(Ok(()), Err)
 }
 
 /// NOT_FOUND means pods, containers and images in the CRI. What the guest can't

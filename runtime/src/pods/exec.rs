@@ -1,11 +1,17 @@
-//! Running a command in a container to its end.
+//! Running a command in a container.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
-use bulkhead_sandbox::{ErrorKind, ExecSpec, ProcessId, Sandbox, Stream};
-use tokio::sync::mpsc;
+use bulkhead_sandbox::{ExecSpec, ProcessId, WindowSize};
 
-use super::{Pods, model::Container, start::exec_error, stop::SIGKILL};
+use super::{
+    Pods,
+    model::Container,
+    session::{Ended, Event, Running, Session, Target, Wanted},
+    start::exec_error,
+    state::reason,
+    stop::SIGKILL,
+};
 use crate::{
     error::{Error, Kind, Result},
     ids,
@@ -15,10 +21,6 @@ use crate::{
 /// Most output kept of one exec, both streams together, bytes: what fits into an
 /// answer that kubelet accepts. The rest is read and dropped (CVE-2022-1708).
 pub const OUTPUT_MAX: usize = bulkhead_cri_api::MESSAGE_BYTES_MAX - 64 * 1024;
-
-/// How long the streams of a command that has ended may stay silent before they
-/// are given up: its children may hold them open for ever.
-const QUIET: Duration = Duration::from_secs(2);
 
 /// How long a command whose time is up may take to be killed before the caller is
 /// answered all the same.
@@ -35,6 +37,19 @@ pub struct Captured {
     pub code: i32,
 }
 
+/// A command to run.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Command {
+    /// The program and its arguments.
+    pub(crate) args: Vec<String>,
+    /// Whether it has a terminal.
+    pub(crate) terminal: bool,
+    /// Whether it has a stdin.
+    pub(crate) stdin: bool,
+    /// Initial size of its terminal.
+    pub(crate) window: Option<WindowSize>,
+}
+
 impl Pods {
     /// Runs a command and returns its output, complete up to [`OUTPUT_MAX`].
     ///
@@ -48,27 +63,16 @@ impl Pods {
         timeout: Option<Duration>,
     ) -> Result<Captured> {
         let container = self.inner.model.container(id)?;
-        let attempted = format!("exec in container {}", container.id);
+        let command = Command {
+            args: command,
+            ..Command::default()
+        };
         let run = async {
-            if command.first().is_none_or(String::is_empty) {
-                return Err(Error::invalid("the command is empty"));
-            }
-            let (sandbox, process) = self.begin_exec(&container)?;
-            let spec = ExecSpec {
-                process: process.clone(),
-                args: command,
-                env: None,
-                cwd: None,
-                terminal: false,
-                stdin: false,
-                window: None,
+            let target = self.exec_target(&container, &command)?;
+            let capture = async {
+                let session = begin(target.clone(), command).await?;
+                capture(session).await
             };
-            // Forgotten however this ends, also when the client hangs up.
-            let _running = Running {
-                sandbox: Arc::clone(&sandbox),
-                process: process.clone(),
-            };
-            let capture = capture(sandbox.as_ref(), spec);
             let Some(timeout) = timeout else {
                 return capture.await;
             };
@@ -77,7 +81,7 @@ impl Pods {
                 Err(_) => {
                     // At once, but not waiting for a guest that hangs: whatever is
                     // left is killed when it is forgotten.
-                    let kill = sandbox.signal(&process, SIGKILL, true);
+                    let kill = target.sandbox.signal(&target.process, SIGKILL, true);
                     let _ = tokio::time::timeout(KILLING, kill).await;
                     Err(Error::new(
                         Kind::DeadlineExceeded,
@@ -86,14 +90,30 @@ impl Pods {
                 }
             }
         };
-        run.await.map_err(|error| error.while_(attempted))
+        run.await
+            .map_err(|error| error.while_(attempted(&container)))
+    }
+
+    /// Runs a command that is connected to the caller.
+    ///
+    /// # Errors
+    /// [`Kind::FailedPrecondition`] when the container doesn't run,
+    /// [`Kind::InvalidArgument`] when the command can't be run.
+    pub(crate) async fn exec(&self, id: &str, command: Command) -> Result<Session> {
+        let container = self.inner.model.container(id)?;
+        let run = async {
+            let target = self.exec_target(&container, &command)?;
+            begin(target, command).await
+        };
+        run.await
+            .map_err(|error| error.while_(attempted(&container)))
     }
 
     /// The sandbox of a running container, and a name for a new process in it.
-    pub(crate) fn begin_exec(
-        &self,
-        container: &Container,
-    ) -> Result<(Arc<dyn Sandbox>, ProcessId)> {
+    fn exec_target(&self, container: &Container, command: &Command) -> Result<Target> {
+        if command.args.first().is_none_or(String::is_empty) {
+            return Err(Error::invalid("the command is empty"));
+        }
         if container.record().phase != ContainerPhase::Running {
             return Err(Error::precondition("the container is not running"));
         }
@@ -103,80 +123,68 @@ impl Pods {
             .pod(&container.key.pod_id)?
             .ready_sandbox()?;
         let exec_id = ids::new_id()?.chars().take(16).collect();
-        Ok((
-            sandbox,
-            ProcessId {
-                container_id: container.id.clone(),
-                exec_id,
-            },
-        ))
-    }
-}
-
-/// Forgets an exec, killing what is left of it, when dropped.
-pub(crate) struct Running {
-    pub(crate) sandbox: Arc<dyn Sandbox>,
-    pub(crate) process: ProcessId,
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let (sandbox, process) = (Arc::clone(&self.sandbox), self.process.clone());
-        let forget = async move {
-            if let Err(error) = sandbox.forget_exec(&process).await
-                && !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::SandboxDead)
-            {
-                tracing::warn!(container = %process.container_id, %error, "exec is left behind");
-            }
+        let process = ProcessId {
+            container_id: container.id.clone(),
+            exec_id,
         };
-        // No runtime: the process is ending, and the next daemon forgets it.
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(forget);
-        }
+        Ok(Target { sandbox, process })
     }
 }
 
-async fn capture(sandbox: &dyn Sandbox, spec: ExecSpec) -> Result<Captured> {
-    let process = spec.process.clone();
-    sandbox.exec(spec).await.map_err(exec_error)?;
-    let mut stdout = sandbox.open_output(&process, Stream::Stdout).await?;
-    let mut stderr = sandbox.open_output(&process, Stream::Stderr).await?;
-    let mut captured = Captured::default();
+fn attempted(container: &Container) -> String {
+    format!("exec in container {}", container.id)
+}
+
+async fn begin(target: Target, command: Command) -> Result<Session> {
+    // Forgotten however this ends, also when the client hangs up.
+    let running = Running(target.clone());
+    let Command {
+        args,
+        terminal,
+        stdin,
+        window,
+    } = command;
+    let spec = ExecSpec {
+        process: target.process.clone(),
+        args,
+        env: None,
+        cwd: None,
+        terminal,
+        stdin,
+        window,
+    };
+    target.sandbox.exec(spec).await.map_err(exec_error)?;
     let exit = {
-        let wait = sandbox.wait(&process);
-        tokio::pin!(wait);
-        loop {
-            tokio::select! {
-                exit = &mut wait => break exit?,
-                open = captured.take(&mut stdout, &mut stderr) => if !open {
-                    break wait.await?;
-                }
-            }
+        let Target { sandbox, process } = target.clone();
+        async move {
+            let exit = sandbox.wait(&process).await?;
+            let word = match exit {
+                _ if exit.oom_killed => reason::OOM_KILLED,
+                _ if exit.code == 0 => reason::COMPLETED,
+                _ => reason::ERROR,
+            };
+            Ok(Ended {
+                code: exit.code,
+                reason: word.to_owned(),
+                message: String::new(),
+            })
         }
     };
-    captured.code = exit.code;
-    // What the command wrote before it ended is on its way.
-    while let Ok(true) = tokio::time::timeout(QUIET, captured.take(&mut stdout, &mut stderr)).await
-    {
-    }
-    Ok(captured)
+    Session::open(target, Wanted { stdin, terminal }, exit, Some(running)).await
 }
 
-impl Captured {
-    /// Takes the next piece of either stream. `false`: both have ended.
-    async fn take(
-        &mut self,
-        stdout: &mut mpsc::Receiver<Vec<u8>>,
-        stderr: &mut mpsc::Receiver<Vec<u8>>,
-    ) -> bool {
-        let room = OUTPUT_MAX - self.stdout.len() - self.stderr.len();
-        // A stream that has ended yields None, which disables its branch.
-        tokio::select! {
-            Some(piece) = stdout.recv() => keep(&mut self.stdout, &piece, room),
-            Some(piece) = stderr.recv() => keep(&mut self.stderr, &piece, room),
-            else => return false,
+async fn capture(mut session: Session) -> Result<Captured> {
+    let mut captured = Captured::default();
+    loop {
+        let room = OUTPUT_MAX - captured.stdout.len() - captured.stderr.len();
+        match session.next().await {
+            Event::Stdout(piece) => keep(&mut captured.stdout, &piece, room),
+            Event::Stderr(piece) => keep(&mut captured.stderr, &piece, room),
+            Event::End(ended) => {
+                captured.code = ended?.code;
+                return Ok(captured);
+            }
         }
-        true
     }
 }
 

@@ -19,29 +19,37 @@
 //!   of its own; a client that hangs up changes nothing.
 //! - **The model answers.** See [`model`] for what is locked when.
 
+mod attach;
 pub mod cgroup;
 mod create;
+pub mod events;
 mod exec;
+mod forward;
 pub mod images;
 pub mod inflight;
 pub mod model;
 mod monitor;
 pub mod network;
 pub mod oci;
+mod pod_cidr;
+pub mod ports;
 mod remove;
 mod remove_container;
 mod run;
+mod session;
 mod settle;
 pub mod sizing;
 mod start;
 pub mod state;
 mod stop;
 mod stop_container;
+mod update;
 mod write;
 
 use std::{
     collections::BTreeSet,
     future::Future,
+    path::PathBuf,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -49,14 +57,20 @@ use std::{
 use bulkhead_cri_api::v1::{ContainerConfig, PodSandboxConfig};
 use bulkhead_sandbox::Launcher;
 
-pub(crate) use exec::Running;
+pub(crate) use exec::Command;
 pub use exec::{Captured, OUTPUT_MAX};
+pub(crate) use session::{Event, Session, Target};
 pub(crate) use settle::unknown_exit;
 pub use write::Unwritten;
 
 use crate::{
     error::{Error, Result},
-    pods::{images::Images, inflight::Inflight, model::Model, network::PodNetwork, sizing::Sizing},
+    observe::metrics::Metrics,
+    pods::{
+        events::Events, images::Images, inflight::Inflight, model::Model, network::PodNetwork,
+        sizing::Sizing,
+    },
+    stats::Sampling,
     store::{ContainerKey, PodKey, Records},
 };
 
@@ -79,6 +93,10 @@ pub struct Settings {
     pub stop_grace: Duration,
     /// How long killed processes may take to be reported ended.
     pub kill_grace: Duration,
+    /// How pods are measured.
+    pub sampling: Sampling,
+    /// A path on the file system that holds pods' writable disks.
+    pub writable_fs: PathBuf,
 }
 
 impl Default for Settings {
@@ -94,6 +112,8 @@ impl Default for Settings {
             vmm_uid_count: 65_536,
             stop_grace: Duration::from_secs(2),
             kill_grace: Duration::from_secs(10),
+            sampling: Sampling::default(),
+            writable_fs: "/var/lib/bulkhead".into(),
         }
     }
 }
@@ -110,6 +130,8 @@ pub struct Parts {
     pub images: Arc<dyn Images>,
     /// What the operator decided.
     pub settings: Settings,
+    /// Where starts are counted.
+    pub metrics: Metrics,
 }
 
 /// All pods of this node. Clones share one.
@@ -120,14 +142,18 @@ pub struct Pods {
 
 pub(crate) struct Inner {
     pub(crate) model: Model,
+    pub(crate) events: Events,
     pub(crate) records: Arc<dyn Records>,
     pub(crate) launcher: Arc<dyn Launcher>,
     pub(crate) network: Arc<dyn PodNetwork>,
     pub(crate) images: Arc<dyn Images>,
     pub(crate) settings: Settings,
+    metrics: Metrics,
     creating_pods: Inflight<PodKey, (PodSandboxConfig, String)>,
     creating_containers: Inflight<ContainerKey, ContainerConfig>,
     unwritten: Mutex<BTreeSet<Unwritten>>,
+    /// Why the pod CIDR that was sent last is not used.
+    refused_cidr: Mutex<Option<String>>,
     /// Guards the choice of a uid until the record that holds it is in the model.
     uids: Mutex<()>,
 }
@@ -139,14 +165,17 @@ impl Pods {
         Self {
             inner: Arc::new(Inner {
                 model: Model::default(),
+                events: Events::default(),
                 records: parts.records,
                 launcher: parts.launcher,
                 network: parts.network,
                 images: parts.images,
                 settings: parts.settings,
+                metrics: parts.metrics,
                 creating_pods: Inflight::default(),
                 creating_containers: Inflight::default(),
                 unwritten: Mutex::default(),
+                refused_cidr: Mutex::default(),
                 uids: Mutex::default(),
             }),
         }
@@ -156,6 +185,12 @@ impl Pods {
     #[must_use]
     pub fn model(&self) -> &Model {
         &self.inner.model
+    }
+
+    /// What happens, as it happens.
+    #[must_use]
+    pub fn events(&self) -> &Events {
+        &self.inner.events
     }
 
     /// The image store.
@@ -195,17 +230,6 @@ impl Pods {
             Ok(sandbox.reopen_log(&container.id).await?)
         };
         reopen.await.map_err(|error| error.while_(attempted))
-    }
-
-    /// Remembers and applies the pod CIDR that the cluster assigned.
-    ///
-    /// # Errors
-    /// It makes no sense, collides with something, or can't be written down.
-    pub async fn set_pod_cidr(&self, cidr: &str) -> Result<()> {
-        use crate::store::{Change, Setting};
-        self.inner.network.set_pod_cidr(cidr).await?;
-        let change = Change::PutSetting(Setting::PodCidr, cidr.to_owned());
-        Ok(self.inner.records.commit(vec![change]).await?)
     }
 }
 

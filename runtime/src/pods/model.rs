@@ -21,6 +21,7 @@ use tokio::sync::watch;
 use crate::{
     error::{Error, Result},
     pods::images::ImageHold,
+    stats::Meter,
     store::{ContainerKey, ContainerPhase, ContainerRecord, PodKey, PodPhase, PodRecord},
 };
 
@@ -32,6 +33,8 @@ pub struct Pod {
     pub key: PodKey,
     /// Held by stop, removal, and the settling of a dead sandbox.
     pub turn: tokio::sync::Mutex<()>,
+    /// What it uses.
+    pub meter: Meter,
     state: Mutex<PodState>,
 }
 
@@ -151,6 +154,7 @@ impl Model {
             id: record.id.clone(),
             key: record.key(),
             turn: tokio::sync::Mutex::default(),
+            meter: Meter::default(),
             state: Mutex::new(PodState {
                 record: Arc::new(record),
                 sandbox: None,

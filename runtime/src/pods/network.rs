@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 
 use async_trait::async_trait;
-use bulkhead_net::{Lease, Network, Reconciled};
+use bulkhead_net::{HostPort, Lease, Network, Reconciled};
 
 use crate::error::Result;
 
@@ -13,8 +13,8 @@ pub trait PodNetwork: Send + Sync {
     /// Decides what a pod gets; changes nothing outside.
     ///
     /// # Errors
-    /// No address is free.
-    fn allocate(&self, pod_id: &str) -> Result<Lease>;
+    /// No address is free, or a port of the host is somebody else's.
+    fn allocate(&self, pod_id: &str, ports: &[HostPort]) -> Result<Lease>;
 
     /// Makes the pod's tap.
     ///
@@ -55,8 +55,8 @@ pub trait PodNetwork: Send + Sync {
 
 #[async_trait]
 impl PodNetwork for Network {
-    fn allocate(&self, pod_id: &str) -> Result<Lease> {
-        Ok(Network::allocate(self, pod_id)?)
+    fn allocate(&self, pod_id: &str, ports: &[HostPort]) -> Result<Lease> {
+        Ok(Network::allocate(self, pod_id, ports)?)
     }
 
     async fn tap(&self, lease: &Lease) -> Result<OwnedFd> {

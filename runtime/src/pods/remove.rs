@@ -66,7 +66,13 @@ impl Inner {
             .collect();
         changes.push(Change::DropPod(pod.id.clone()));
         self.records.commit(changes).await?;
+        for container in &containers {
+            self.model.remove_container(&container.id);
+            self.events
+                .container_deleted(&self.model, &container.record());
+        }
         self.model.remove_pod(&pod.id);
+        self.events.pod_deleted(pod.record());
         tracing::info!(pod = %pod.id, "pod is removed");
         Ok(())
     }

@@ -53,6 +53,8 @@ impl Inner {
             .commit(vec![Change::DropContainer(container.id.clone())])
             .await?;
         self.model.remove_container(&container.id);
+        self.events
+            .container_deleted(&self.model, &container.record());
         tracing::info!(container = %container.id, "container is removed");
         Ok(())
     }

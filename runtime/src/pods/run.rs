@@ -15,11 +15,12 @@ use bulkhead_net::Lease;
 use bulkhead_sandbox::{Dns, Interface, Sandbox, SandboxSpec};
 use tracing::Instrument;
 
-use super::{Inner, Pods, cgroup, model::Pod, sizing::VmSize};
+use super::{Inner, Pods, cgroup, model::Pod, ports, sizing::VmSize};
 use crate::{
     clock,
     error::{Error, Kind, Result},
     ids,
+    observe::traces,
     store::{Change, PhaseTiming, PodPhase, PodRecord},
 };
 
@@ -49,6 +50,9 @@ impl Pods {
             sandbox: None,
             exit: None,
             timings: Vec::new(),
+            size: None,
+            resources: None,
+            overhead: None,
         };
         let key = record.key();
         let from = (config, handler);
@@ -111,7 +115,8 @@ impl Pods {
 impl Inner {
     async fn make_pod(self: &Arc<Self>, mut record: PodRecord) -> Result<String> {
         record.created_at = clock::now_ns();
-        record.lease = Some(self.network.allocate(&record.id)?);
+        let host_ports = ports::host_ports(&record.config.port_mappings)?;
+        record.lease = Some(self.network.allocate(&record.id, &host_ports)?);
         let pod = match self.with_uid(record.clone()) {
             Ok(pod) => pod,
             Err(error) => {
@@ -189,12 +194,15 @@ impl Inner {
         ready.phase = PodPhase::Ready;
         ready.sandbox = Some(sandbox.record());
         ready.timings = timings(sandbox.as_ref());
+        self.metrics.pod_started(&ready.timings);
+        traces::phases(&ready.timings);
+        ready.size = Some(size);
         let ready = Arc::new(ready);
         self.records
             .commit(vec![Change::PutPod(Arc::clone(&ready))])
             .await?;
         pod.set_sandbox(Some(Arc::clone(&sandbox)));
-        pod.set_record(ready);
+        self.show_pod(pod, ready);
         self.watch_sandbox(pod, sandbox);
         Ok(())
     }

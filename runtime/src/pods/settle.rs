@@ -6,11 +6,20 @@ use bulkhead_sandbox::{Sandbox, SandboxExit};
 use tracing::Instrument;
 
 use super::{Inner, model::Pod};
+use crate::stats;
 
 impl Inner {
-    /// Watches a sandbox until it ends, and settles its pod then.
+    /// Watches and measures a sandbox until it ends, and settles its pod then.
     pub(crate) fn watch_sandbox(self: &Arc<Self>, pod: &Arc<Pod>, sandbox: Arc<dyn Sandbox>) {
         let (inner, pod) = (Arc::clone(self), Arc::clone(pod));
+        tokio::spawn({
+            let (inner, pod, sandbox) =
+                (Arc::clone(&inner), Arc::clone(&pod), Arc::clone(&sandbox));
+            async move {
+                let sampling = inner.settings.sampling;
+                stats::follow(pod, sandbox, &inner.model, sampling).await;
+            }
+        });
         let span = tracing::info_span!(parent: None, "sandbox", pod = %pod.id);
         tokio::spawn(
             async move {

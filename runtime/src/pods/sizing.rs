@@ -1,6 +1,7 @@
 //! How large a pod's virtual machine is.
 
 use bulkhead_cri_api::v1::{LinuxContainerResources, PodSandboxConfig};
+use serde::{Deserialize, Serialize};
 
 /// What the operator decided about sizes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,7 +36,7 @@ impl Default for Sizing {
 }
 
 /// The size of one virtual machine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VmSize {
     /// vCPUs online from the start.
     pub boot_vcpus: u32,
@@ -76,13 +77,17 @@ impl Sizing {
 
 /// A CPU limit in whole CPUs, rounded up.
 fn whole_cpus(limits: &LinuxContainerResources) -> Option<u32> {
-    let quota = u64::try_from(limits.cpu_quota)
-        .ok()
-        .filter(|quota| *quota > 0)?;
-    let period = u64::try_from(limits.cpu_period)
-        .ok()
-        .filter(|period| *period > 0)?;
-    Some(u32::try_from(quota.div_ceil(period)).unwrap_or(u32::MAX))
+    let milli = milli_cpus(limits)?;
+    Some(u32::try_from(milli.div_ceil(1000)).unwrap_or(u32::MAX))
+}
+
+/// A CPU limit in thousandths of a CPU, rounded up; `None` without one.
+#[must_use]
+pub fn milli_cpus(limits: &LinuxContainerResources) -> Option<u64> {
+    let positive = |value: i64| u64::try_from(value).ok().filter(|value| *value > 0);
+    let quota = positive(limits.cpu_quota)?;
+    let period = positive(limits.cpu_period)?;
+    Some(quota.saturating_mul(1000).div_ceil(period))
 }
 
 #[cfg(test)]

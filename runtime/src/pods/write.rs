@@ -27,7 +27,7 @@ impl Inner {
     /// Makes a pod's fact known and writes it down. The caller has the pod's turn.
     pub(crate) async fn pod_fact(self: &Arc<Self>, pod: &Pod, record: PodRecord) {
         let record = Arc::new(record);
-        pod.set_record(Arc::clone(&record));
+        self.show_pod(pod, Arc::clone(&record));
         self.write_fact(Unwritten::Pod(pod.id.clone()), Change::PutPod(record))
             .await;
     }
@@ -39,9 +39,25 @@ impl Inner {
         record: ContainerRecord,
     ) {
         let record = Arc::new(record);
-        container.set_record(Arc::clone(&record));
+        self.show_container(container, Arc::clone(&record));
         let what = Unwritten::Container(container.id.clone());
         self.write_fact(what, Change::PutContainer(record)).await;
+    }
+
+    /// Puts a pod's record into the model, and tells those who listen. The caller has
+    /// the pod's turn, or is the only one that knows it.
+    pub(super) fn show_pod(&self, pod: &Pod, record: Arc<PodRecord>) {
+        let before = pod.record().phase;
+        pod.set_record(Arc::clone(&record));
+        self.events.pod(&self.model, before, &record);
+    }
+
+    /// Puts a container's record into the model, and tells those who listen. The
+    /// caller has its turn.
+    pub(super) fn show_container(&self, container: &Container, record: Arc<ContainerRecord>) {
+        let before = container.record().phase;
+        container.set_record(Arc::clone(&record));
+        self.events.container(&self.model, before, &record);
     }
 
     async fn write_fact(self: &Arc<Self>, what: Unwritten, change: Change) {

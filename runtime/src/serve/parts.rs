@@ -11,20 +11,26 @@ use crate::{
     cri::Node,
     doctor::kvm,
     error::{Error, Result},
+    observe::metrics::Metrics,
     paths::Paths,
     pods::{Parts, Pods, Settings, sizing::Sizing},
+    stats::Sampling,
     store::Database,
 };
 
 /// Opens stores, prepares network and launcher. Nothing outside changes yet but
 /// what is missing in the daemon's own directories.
-pub(super) async fn assemble(config: &Config, paths: &Paths) -> Result<(Pods, Node)> {
+pub(super) async fn assemble(
+    config: &Config,
+    paths: &Paths,
+    metrics: Metrics,
+) -> Result<(Pods, Node)> {
     let network = Network::new(config.network_config())?;
     let (config, paths) = (config.clone(), paths.clone());
     tokio::task::spawn_blocking(move || {
         let records = Database::open(&paths.database())?;
         let images = Store::open_with(paths.images(), image_limits(&config))?;
-        let settings = settings(&config);
+        let settings = settings(&config, &paths);
         let launcher = launcher(&config, &paths, settings.scratch_bytes)?;
         let node = node(&config);
         let pods = Pods::new(Parts {
@@ -33,6 +39,7 @@ pub(super) async fn assemble(config: &Config, paths: &Paths) -> Result<(Pods, No
             network: Arc::new(network),
             images: Arc::new(images),
             settings,
+            metrics,
         });
         Ok((pods, node))
     })
@@ -47,7 +54,7 @@ fn image_limits(config: &Config) -> Limits {
     }
 }
 
-fn settings(config: &Config) -> Settings {
+fn settings(config: &Config, paths: &Paths) -> Settings {
     let standard = Sizing::default();
     let max_vcpus = match config.vm.vcpus_max {
         0 => standard.max_vcpus,
@@ -64,6 +71,12 @@ fn settings(config: &Config) -> Settings {
         scratch_bytes: u64::from(config.vm.scratch_gib) << 30,
         vmm_uid_first: config.vm.vmm_uid_first,
         vmm_uid_count: config.vm.vmm_uid_count,
+        sampling: Sampling {
+            interval: Duration::from_secs(config.stats.interval_seconds.into()),
+            deadline: Duration::from_secs(config.stats.timeout_seconds.into()),
+            clock_tolerance: Duration::from_millis(config.stats.clock_tolerance_ms.into()),
+        },
+        writable_fs: paths.scratch(),
         ..Settings::default()
     }
 }

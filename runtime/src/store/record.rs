@@ -2,10 +2,12 @@
 
 use std::fmt;
 
-use bulkhead_cri_api::v1::{ContainerConfig, PodSandboxConfig};
+use bulkhead_cri_api::v1::{ContainerConfig, LinuxContainerResources, PodSandboxConfig};
 use bulkhead_net::Lease;
-use bulkhead_sandbox::{LogTarget, SandboxExit, SandboxRecord};
+use bulkhead_sandbox::{LogTarget, SandboxExit, SandboxRecord, User};
 use serde::{Deserialize, Serialize};
+
+use crate::pods::sizing::VmSize;
 
 /// Where a pod is in its life. See `pods::state` for the transitions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -118,6 +120,15 @@ pub struct PodRecord {
     /// Where the time of its start went.
     #[serde(default)]
     pub timings: Vec<PhaseTiming>,
+    /// The size of its virtual machine.
+    #[serde(default)]
+    pub size: Option<VmSize>,
+    /// What its containers may use together, since that was changed.
+    #[serde(default)]
+    pub resources: Option<LinuxContainerResources>,
+    /// What it may use beside them, likewise.
+    #[serde(default)]
+    pub overhead: Option<LinuxContainerResources>,
 }
 
 impl PodRecord {
@@ -171,9 +182,23 @@ pub struct ContainerRecord {
     pub stop_signal: u32,
     /// Where its output goes.
     pub log: LogTarget,
+    /// Who its program runs as, as the guest resolved it.
+    #[serde(default)]
+    pub user: Option<User>,
+    /// Its limits since they were changed; `None`: those of `config`.
+    #[serde(default)]
+    pub resources: Option<LinuxContainerResources>,
 }
 
 impl ContainerRecord {
+    /// The limits that hold.
+    #[must_use]
+    pub fn limits(&self) -> Option<&LinuxContainerResources> {
+        let given = self.config.linux.as_ref();
+        let given = given.and_then(|linux| linux.resources.as_ref());
+        self.resources.as_ref().or(given)
+    }
+
     /// What clients identify it by.
     #[must_use]
     pub fn key(&self) -> ContainerKey {

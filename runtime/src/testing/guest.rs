@@ -23,14 +23,22 @@ use std::{
 
 use async_trait::async_trait;
 use bulkhead_sandbox::{
-    ContainerSpec, ContainerStats, Error, ErrorKind, ExecSpec, Exit, GuestStats, LogTarget,
-    Process, ProcessId, ProcessState, Result, Sandbox, SandboxExit, SandboxRecord, Started, Stream,
-    Timing, WindowSize,
+    ClockChange, ContainerSpec, Created, Error, ErrorKind, ExecSpec, Exit, LogTarget, Process,
+    ProcessId, ProcessState, Result, Sandbox, SandboxExit, SandboxRecord, SandboxStats, Started,
+    Stream, Timing, User, WindowSize,
 };
-use tokio::sync::{mpsc, watch};
+use oci_spec::runtime::LinuxResources;
+use tokio::{
+    io::AsyncWriteExt as _,
+    net::UnixStream,
+    sync::{mpsc, watch},
+};
 
-use super::world::Hand;
+use super::{gauges::Gauges, world::Hand};
 use crate::clock;
+
+/// The one TCP port of a pod that answers: with what it gets.
+pub const ECHO_PORT: u16 = 7;
 
 /// A virtual machine: lives in the world.
 pub(super) struct Vm {
@@ -38,6 +46,7 @@ pub(super) struct Vm {
     exit: watch::Sender<Option<SandboxExit>>,
     processes: Mutex<BTreeMap<ProcessId, Slot>>,
     hung: AtomicBool,
+    gauges: Mutex<Gauges>,
 }
 
 struct Slot {
@@ -63,6 +72,7 @@ impl Vm {
             exit: watch::Sender::new(None),
             processes: Mutex::default(),
             hung: AtomicBool::new(false),
+            gauges: Mutex::default(),
         })
     }
 
@@ -90,6 +100,33 @@ impl Vm {
 
     pub(super) fn end_process(&self, container_id: &str, code: i32, oom_killed: bool) {
         self.finish(&ProcessId::init(container_id), code, oom_killed);
+    }
+
+    /// What a test reads and turns.
+    pub(super) fn gauges(&self) -> MutexGuard<'_, Gauges> {
+        self.gauges.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn figures(&self) -> SandboxStats {
+        let ids = self.container_ids();
+        self.gauges().figures(ids)
+    }
+
+    fn update(&self, id: &str, resources: &LinuxResources) -> Result<()> {
+        if !self.lock().contains_key(&ProcessId::init(id)) {
+            return Err(absent(&ProcessId::init(id)));
+        }
+        self.gauges().update(id, resources)
+    }
+
+    fn online(&self, count: u32) -> u32 {
+        let mut gauges = self.gauges();
+        gauges.online_cpus = gauges.online_cpus.max(count);
+        gauges.online_cpus
+    }
+
+    fn change_clock(&self, change: ClockChange) {
+        self.gauges().clock_changes.push(change);
     }
 
     fn finish(&self, id: &ProcessId, code: i32, oom_killed: bool) {
@@ -137,6 +174,12 @@ impl FakeSandbox {
     /// A call to the guest: may fail, freeze, find the guest dead or hung.
     async fn call(&self, name: &str) -> Result<()> {
         self.world.point(name, true).await.map_err(injected)?;
+        self.answer(name).await
+    }
+
+    /// A call that changes nothing that matters: finds the guest dead or hung, but
+    /// is no point of a fault, for it comes whenever a pod is measured.
+    async fn answer(&self, name: &str) -> Result<()> {
         self.alive()?;
         if self.vm.hung.load(Ordering::SeqCst) {
             let mut exit = self.vm.exit.subscribe();
@@ -205,7 +248,7 @@ impl Sandbox for FakeSandbox {
         }]
     }
 
-    async fn create_container(&self, spec: ContainerSpec) -> Result<()> {
+    async fn create_container(&self, spec: ContainerSpec) -> Result<Created> {
         self.call("create_container").await?;
         let args = spec
             .oci
@@ -227,7 +270,13 @@ impl Sandbox for FakeSandbox {
         }
         self.world.note(format!("create {}", spec.container_id));
         self.done("create_container done").await;
-        Ok(())
+        Ok(Created {
+            user: User {
+                uid: 1000,
+                gid: 100,
+                supplemental_groups: vec![100, 7],
+            },
+        })
     }
 
     async fn start_container(&self, container_id: &str) -> Result<Started> {
@@ -408,6 +457,9 @@ impl Sandbox for FakeSandbox {
                 slot.held_open,
             )
         };
+        if process.exec_id.is_empty() {
+            self.world.note(format!("follow {}", process.container_id));
+        }
         let (sender, receiver) = mpsc::channel(4);
         let mut dead = self.vm.exit.subscribe();
         tokio::spawn(async move {
@@ -444,6 +496,25 @@ impl Sandbox for FakeSandbox {
         Ok(sender)
     }
 
+    async fn dial(&self, port: u16) -> Result<UnixStream> {
+        self.call("dial").await?;
+        if port != ECHO_PORT {
+            let message = format!("connect to port {port} in the pod: connection refused");
+            return Err(Error::new(ErrorKind::FailedPrecondition, message));
+        }
+        let (daemon, server) = UnixStream::pair()
+            .map_err(|error| Error::new(ErrorKind::Internal, error.to_string()))?;
+        let mut dead = self.vm.exit.subscribe();
+        tokio::spawn(async move {
+            let (mut from, mut to) = server.into_split();
+            tokio::select! {
+                _ = async { tokio::io::copy(&mut from, &mut to).await?; to.shutdown().await } => {}
+                _ = dead.wait_for(Option::is_some) => {}
+            }
+        });
+        Ok(daemon)
+    }
+
     async fn processes(&self) -> Result<Vec<Process>> {
         self.call("processes").await?;
         let processes = self.vm.lock();
@@ -457,9 +528,25 @@ impl Sandbox for FakeSandbox {
             .collect())
     }
 
-    async fn stats(&self) -> Result<(Vec<ContainerStats>, GuestStats)> {
-        self.call("stats").await?;
-        Ok((Vec::new(), GuestStats::default()))
+    async fn stats(&self) -> Result<SandboxStats> {
+        self.answer("stats").await?;
+        Ok(self.vm.figures())
+    }
+
+    async fn update_container(&self, id: &str, resources: &LinuxResources) -> Result<()> {
+        self.call("update_container").await?;
+        self.vm.update(id, resources)
+    }
+
+    async fn online_cpus(&self, count: u32) -> Result<u32> {
+        self.call("online_cpus").await?;
+        Ok(self.vm.online(count))
+    }
+
+    async fn change_clock(&self, change: ClockChange) -> Result<()> {
+        self.answer("change_clock").await?;
+        self.vm.change_clock(change);
+        Ok(())
     }
 
     async fn stop(&self, _grace: Duration) -> Result<()> {

@@ -5,6 +5,7 @@
 //! freezing every effect, drops it, and starts another one on the same world.
 
 mod faults;
+mod gauges;
 mod guest;
 mod images;
 mod launcher;
@@ -15,6 +16,8 @@ mod store;
 mod world;
 
 pub use faults::{Faults, Mode};
+pub use gauges::Gauges;
+pub use guest::ECHO_PORT;
 #[cfg(test)]
 pub(crate) use images::image;
 pub use images::{FakeImages, IMAGE, IMAGE_ID};

@@ -8,7 +8,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use bulkhead_net::{Lease, MacAddr, Reconciled};
+use bulkhead_net::{HostPort, Lease, MacAddr, Reconciled};
 
 use super::world::{Hand, World};
 use crate::{
@@ -52,7 +52,7 @@ impl FakeNetwork {
 
 #[async_trait]
 impl PodNetwork for FakeNetwork {
-    fn allocate(&self, pod_id: &str) -> Result<Lease> {
+    fn allocate(&self, pod_id: &str, ports: &[HostPort]) -> Result<Lease> {
         let mut leases = self.lock();
         let taken = |address: Ipv4Addr| {
             leases
@@ -73,6 +73,7 @@ impl PodNetwork for FakeNetwork {
             addresses: format!("{address}/16").parse().into_iter().collect(),
             routes: Vec::new(),
             mtu: 1500,
+            ports: ports.to_vec(),
         };
         leases.insert(pod_id.to_owned(), lease.clone());
         Ok(lease)
@@ -137,6 +138,10 @@ impl PodNetwork for FakeNetwork {
 
     async fn set_pod_cidr(&self, cidr: &str) -> Result<()> {
         match cidr.parse::<ipnet::IpNet>() {
+            // This machine's own network, let us say.
+            Ok(it) if it.to_string() == "10.66.0.0/16" => Err(Error::precondition(
+                "pool 10.66.0.0/16 collides with a route",
+            )),
             Ok(_) => Ok(()),
             Err(error) => Err(Error::invalid(format!("pod CIDR {cidr:?}: {error}"))),
         }

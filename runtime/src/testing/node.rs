@@ -15,6 +15,7 @@ use super::{FakeImages, FakeLauncher, FakeNetwork, MemoryRecords, World};
 use crate::{
     cri::{Cri, Node as Facts},
     error::{Error, Result},
+    observe::{calls::Calls, metrics::Metrics},
     operator::Uploads,
     pods::{Parts, Pods, Settings},
     reconcile,
@@ -77,6 +78,10 @@ fn settings() -> Settings {
     Settings {
         stop_grace: Duration::from_millis(50),
         kill_grace: Duration::from_millis(500),
+        sampling: crate::stats::Sampling {
+            interval: Duration::from_millis(100),
+            ..Default::default()
+        },
         ..Settings::default()
     }
 }
@@ -94,6 +99,7 @@ impl Node {
             network: network.clone(),
             images: Arc::new(FakeImages::new(Arc::clone(world))),
             settings: settings(),
+            metrics: Metrics::default(),
         });
         let report = reconcile::start(&pods).await?;
         Ok(Self {
@@ -115,7 +121,10 @@ impl Node {
         std::fs::create_dir_all(&directory).map_err(io)?;
         let socket = directory.join("b.sock");
         let listener = UnixListener::bind(&socket).map_err(io)?;
-        let cri = Cri::new(self.pods.clone(), Facts::default());
+        let (streaming, streams) = bulkhead_streaming::listen(&Default::default())
+            .await
+            .map_err(io)?;
+        let cri = Cri::new(self.pods.clone(), Facts::default(), streaming);
         let uploads = Uploads {
             directory: directory.clone(),
             max_bytes: 1 << 20,
@@ -123,7 +132,9 @@ impl Node {
         let pods = self.pods.clone();
         let server = tokio::spawn(async move {
             let end = std::future::pending();
-            if let Err(error) = crate::serve::serve(listener, pods, cri, uploads, end).await {
+            let calls = Calls::new(Metrics::default());
+            let serving = crate::serve::serve(listener, calls, pods, cri, uploads, streams, end);
+            if let Err(error) = serving.await {
                 tracing::error!(%error, "server ended");
             }
         });

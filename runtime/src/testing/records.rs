@@ -63,6 +63,9 @@ pub fn pod(id: &str, phase: PodPhase) -> PodRecord {
         sandbox: None,
         exit: None,
         timings: Vec::new(),
+        size: None,
+        resources: None,
+        overhead: None,
     }
 }
 
@@ -87,5 +90,7 @@ pub fn container(id: &str, pod_id: &str, phase: ContainerPhase) -> ContainerReco
             directory: "/var/log/pods/x".into(),
             path: "c/0.log".into(),
         },
+        user: None,
+        resources: None,
     }
 }

@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use super::{faults::Faults, guest::Vm};
+use super::{faults::Faults, gauges::Gauges, guest::Vm};
 
 /// Everything that outlives a daemon.
 #[derive(Default)]
@@ -152,6 +152,13 @@ impl World {
         if let Some(vm) = self.lock().vms.get(pod_id) {
             vm.hang();
         }
+    }
+
+    /// Reads and turns a guest's gauges; `None` when there is no such guest.
+    pub fn gauges<T>(&self, pod_id: &str, turn: impl FnOnce(&mut Gauges) -> T) -> Option<T> {
+        let vm = self.lock().vms.get(pod_id).cloned()?;
+        let turned = turn(&mut vm.gauges());
+        Some(turned)
     }
 
     /// Overwrites a record with garbage.

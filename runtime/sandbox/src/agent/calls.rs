@@ -6,11 +6,13 @@ use bulkhead_agent_api::{agent, agent_ttrpc::AgentClient};
 
 use super::{
     client::{Agent, Repeat},
-    reply,
+    figures, reply,
 };
 use crate::{
-    error::Result,
-    spec::{ContainerStats, Exit, GuestStats, Process, ProcessId},
+    clock,
+    error::{Error, ErrorKind, Result},
+    figures::SandboxStats,
+    spec::{ClockChange, Created, Exit, Process, ProcessId},
 };
 
 impl Agent {
@@ -111,12 +113,85 @@ impl Agent {
     ///
     /// # Errors
     /// See [`Agent::info`].
-    pub async fn create_container(&self, request: &agent::CreateContainerRequest) -> Result<()> {
+    pub async fn create_container(
+        &self,
+        request: &agent::CreateContainerRequest,
+    ) -> Result<Created> {
+        let reply = self
+            .call(
+                "CreateContainer",
+                Repeat::Never,
+                self.usual(),
+                async |c: AgentClient, x| c.create_container(x, request).await,
+            )
+            .await?;
+        Ok(Created {
+            user: reply::user(&reply)?,
+        })
+    }
+
+    /// Changes a container's limits.
+    ///
+    /// # Errors
+    /// See [`Agent::info`].
+    pub async fn update_container(
+        &self,
+        container_id: &str,
+        resources: &oci_spec::runtime::LinuxResources,
+    ) -> Result<()> {
+        let oci_resources = serde_json::to_vec(resources).map_err(|e| {
+            Error::new(ErrorKind::Internal, "cannot write the limits as JSON").caused_by(e)
+        })?;
+        let request = agent::UpdateContainerRequest {
+            container_id: container_id.to_owned(),
+            oci_resources,
+            ..Default::default()
+        };
         self.call(
-            "CreateContainer",
+            "UpdateContainer",
+            Repeat::Safe,
+            self.usual(),
+            async |c: AgentClient, x| c.update_container(x, &request).await,
+        )
+        .await
+        .map(drop)
+    }
+
+    /// Brings CPUs online until `count` are; returns how many that is.
+    ///
+    /// # Errors
+    /// See [`Agent::info`].
+    pub async fn online_cpus(&self, count: u32) -> Result<u32> {
+        let request = agent::OnlineCpusRequest {
+            count,
+            ..Default::default()
+        };
+        let reply = self
+            .call(
+                "OnlineCpus",
+                Repeat::Safe,
+                self.usual(),
+                async |c: AgentClient, x| c.online_cpus(x, &request).await,
+            )
+            .await?;
+        Ok(reply.online)
+    }
+
+    /// Moves the guest's clock.
+    ///
+    /// # Errors
+    /// See [`Agent::info`].
+    pub async fn change_clock(&self, change: ClockChange) -> Result<()> {
+        let mut request = agent::SetClockRequest::new();
+        match change {
+            ClockChange::Step(ns) => request.step_ns = ns,
+            ClockChange::Slew(ns) => request.slew_ns = ns,
+        }
+        self.call(
+            "SetClock",
             Repeat::Never,
             self.usual(),
-            async |c: AgentClient, x| c.create_container(x, request).await,
+            async |c: AgentClient, x| c.set_clock(x, &request).await,
         )
         .await
         .map(drop)
@@ -288,7 +363,8 @@ impl Agent {
     ///
     /// # Errors
     /// See [`Agent::info`].
-    pub async fn stats(&self) -> Result<(Vec<ContainerStats>, GuestStats)> {
+    pub async fn stats(&self) -> Result<SandboxStats> {
+        let begun = clock::monotonic_ns();
         let reply = self
             .call(
                 "Stats",
@@ -297,7 +373,17 @@ impl Agent {
                 async |c: AgentClient, x| c.stats(x, &agent::StatsRequest::new()).await,
             )
             .await?;
-        reply::stats(&reply)
+        let round_trip_ns = clock::monotonic_ns().saturating_sub(begun);
+        let half = i64::try_from(round_trip_ns / 2).unwrap_or(0);
+        let (containers, guest, guest_unix_ns) = figures::stats(&reply)?;
+        Ok(SandboxStats {
+            at_unix_ns: clock::unix_ns().saturating_sub(half),
+            round_trip_ns,
+            guest_unix_ns,
+            containers,
+            guest,
+            host: None,
+        })
     }
 
     /// Asks the guest to end its containers and power off.

@@ -12,13 +12,13 @@ use crate::{
     error::{Error, ErrorKind, Result},
     paths::check_id,
     rpc,
-    spec::{ContainerStats, Exit, GuestStats, Process, ProcessId, ProcessState},
+    spec::{Exit, Process, ProcessId, ProcessState, User},
 };
 
 /// Most processes taken from one answer.
 pub const MAX_PROCESSES: usize = 4096;
-/// Most containers taken from one answer.
-pub const MAX_CONTAINERS: usize = 1024;
+/// Most groups of a process: the kernel's NGROUPS_MAX.
+pub const MAX_GROUPS: usize = 65_536;
 /// Most bytes of a version, a release, a boot id.
 pub const MAX_TEXT: usize = 128;
 
@@ -40,7 +40,7 @@ impl Lifetime {
     }
 }
 
-fn broken(what: &str) -> Error {
+pub(super) fn broken(what: &str) -> Error {
     Error::new(
         ErrorKind::Internal,
         format!("the guest agent's answer is not to be believed: {what}"),
@@ -111,37 +111,19 @@ pub fn processes(
         .collect()
 }
 
-/// Resource use.
+/// Who a container's program runs as.
 ///
 /// # Errors
-/// For too many containers, or ids that are none.
-pub fn stats(response: &agent::StatsResponse) -> Result<(Vec<ContainerStats>, GuestStats)> {
-    if response.containers.len() > MAX_CONTAINERS {
-        return Err(broken("more than 1024 containers"));
+/// For more groups than a process can have.
+pub fn user(response: &agent::CreateContainerResponse) -> Result<User> {
+    if response.supplemental_groups.len() > MAX_GROUPS {
+        return Err(broken("more than 65536 groups"));
     }
-    let containers = response
-        .containers
-        .iter()
-        .map(|stats| {
-            check_id("container id", &stats.container_id).map_err(|_| broken("an id"))?;
-            Ok(ContainerStats {
-                container_id: stats.container_id.clone(),
-                cpu_usage_ns: stats.cpu_usage_ns,
-                memory_usage_bytes: stats.memory_usage_bytes,
-                memory_working_set_bytes: stats.memory_working_set_bytes,
-                memory_rss_bytes: stats.memory_rss_bytes,
-                pids: stats.pids,
-                upper_bytes: stats.upper_bytes,
-                upper_inodes: stats.upper_inodes,
-            })
-        })
-        .collect::<Result<_>>()?;
-    let guest = GuestStats {
-        cpu_usage_ns: response.guest.cpu_usage_ns,
-        mem_total_bytes: response.guest.mem_total_bytes,
-        mem_available_bytes: response.guest.mem_available_bytes,
-    };
-    Ok((containers, guest))
+    Ok(User {
+        uid: response.uid,
+        gid: response.gid,
+        supplemental_groups: response.supplemental_groups.clone(),
+    })
 }
 
 /// The agent's description of itself, with texts that fit.

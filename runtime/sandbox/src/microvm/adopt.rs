@@ -51,6 +51,7 @@ impl MicroVmLauncher {
                 kernel_release: guest.kernel_release,
             },
             state: tokio::sync::Mutex::new(state),
+            cgroup: self.cgroup_of(&record.cgroup),
             containers: Default::default(),
             execs: Default::default(),
         });

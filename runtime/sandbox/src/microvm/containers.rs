@@ -8,7 +8,10 @@ use std::{
     sync::Arc,
 };
 
-use tokio::{sync::watch, task::JoinSet};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
 use tracing::{instrument, warn};
 
 use super::{MicroVm, disks::Attachment, lock, requests, state::ContainerState};
@@ -16,7 +19,7 @@ use crate::{
     error::{Error, ErrorKind, Result},
     log::ContainerLog,
     paths::check_id,
-    spec::{ContainerSpec, LogTarget, ProcessId, Stream},
+    spec::{ContainerSpec, Created, LogTarget, ProcessId, Stream},
     stdio::output::{self, ContainerOutput, ExitWatch},
 };
 
@@ -26,8 +29,20 @@ pub(super) struct Container {
     pub(super) output: Arc<ContainerOutput>,
     pub(super) exit: ExitWatch,
     pub(super) stdin_once: bool,
+    /// The way to its stdin, once somebody has asked for it.
+    pub(super) input: tokio::sync::Mutex<Option<Input>>,
     /// Ended with the container's entry.
     _tasks: JoinSet<()>,
+}
+
+/// The one writer of a container's stdin: bytes have offsets, and two writers would
+/// count them apart.
+#[derive(Debug)]
+pub(super) enum Input {
+    /// It stays as long as the container, whoever comes and goes.
+    Kept(mpsc::Sender<Vec<u8>>),
+    /// It closes stdin for good when the last who holds it goes (`stdin_once`).
+    Once(mpsc::WeakSender<Vec<u8>>),
 }
 
 impl MicroVm {
@@ -43,7 +58,7 @@ impl MicroVm {
 
     #[instrument(name = "create", skip_all,
         fields(pod = %self.record.pod_id, container = %spec.container_id))]
-    pub(super) async fn make_container(&self, spec: ContainerSpec) -> Result<()> {
+    pub(super) async fn make_container(&self, spec: ContainerSpec) -> Result<Created> {
         check_id("container id", &spec.container_id)?;
         let kept = requests::container_state(&spec)?;
         self.enter(&spec.container_id, &kept).await?;
@@ -73,15 +88,15 @@ impl MicroVm {
         })
     }
 
-    async fn try_make(&self, spec: &ContainerSpec, kept: &ContainerState) -> Result<()> {
+    async fn try_make(&self, spec: &ContainerSpec, kept: &ContainerState) -> Result<Created> {
         let id = &spec.container_id;
         let checkpoint = self.paths.log_checkpoint(id);
         let log = open_log(spec.log.clone(), checkpoint, ContainerLog::create).await?;
         let serials = self.attach(id, &spec.layers).await?;
         let request = requests::create(spec, kept, serials)?;
-        self.agent.create_container(&request).await?;
+        let created = self.agent.create_container(&request).await?;
         self.begin_draining(id, kept, log);
-        Ok(())
+        Ok(created)
     }
 
     /// Makes a container's layers available in the guest; returns their serials.
@@ -158,6 +173,7 @@ impl MicroVm {
             output,
             exit,
             stdin_once: kept.stdin_once,
+            input: tokio::sync::Mutex::default(),
             _tasks: tasks,
         };
         lock(&self.containers).insert(id.to_owned(), Arc::new(container));

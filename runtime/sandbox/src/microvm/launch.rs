@@ -158,6 +158,7 @@ impl MicroVmLauncher {
             took_ms = (moments.configured - moments.begun) / 1_000_000, "the pod's VM is ready"
         );
         Ok(Arc::new(MicroVm {
+            cgroup: self.cgroup_of(&cgroup),
             record: SandboxRecord {
                 pod_id: spec.pod_id,
                 pid: process.pid(),

@@ -34,14 +34,15 @@ use tokio::sync::{mpsc, watch};
 use crate::{
     Launcher, Sandbox,
     agent::Agent,
-    cgroup::Cgroups,
+    cgroup::{Cgroup, Cgroups},
     config::{MicroVmConfig, ScratchDisks},
     error::{Error, ErrorKind, Result},
+    figures::{HostStats, SandboxStats},
     paths::PodPaths,
     process::Process,
     spec::{
-        ContainerSpec, ContainerStats, ExecSpec, Exit, GuestStats, LogTarget, ProcessId,
-        SandboxExit, SandboxRecord, SandboxSpec, Started, Stream, Timing, WindowSize,
+        ClockChange, ContainerSpec, Created, ExecSpec, Exit, LogTarget, ProcessId, SandboxExit,
+        SandboxRecord, SandboxSpec, Started, Stream, Timing, WindowSize,
     },
     vmm::control::VmmControl,
 };
@@ -120,6 +121,12 @@ impl MicroVmLauncher {
         PodPaths::new(&self.config.run_dir, pod_id)
     }
 
+    /// The cgroup of a pod, by the name that is recorded of it.
+    fn cgroup_of(&self, name: &str) -> Option<Cgroup> {
+        let cgroups = self.cgroups.as_ref().filter(|_| !name.is_empty())?;
+        cgroups.get(name).ok()
+    }
+
     fn scratch_path(&self, pod_id: &str) -> PathBuf {
         self.config.scratch_dir.join(format!("{pod_id}.scratch"))
     }
@@ -171,6 +178,8 @@ pub struct MicroVm {
     /// and go.
     state: tokio::sync::Mutex<StateFile>,
     containers: Mutex<HashMap<String, Arc<Container>>>,
+    /// The pod's cgroup on the host, where it has one.
+    cgroup: Option<Cgroup>,
     execs: Mutex<HashMap<ProcessId, Arc<Exec>>>,
 }
 
@@ -179,6 +188,16 @@ pub struct MicroVm {
 struct GuestFacts {
     agent_version: String,
     kernel_release: String,
+}
+
+impl MicroVm {
+    /// What everything of the pod costs the host.
+    async fn host_stats(&self) -> Option<HostStats> {
+        let cgroup = self.cgroup.clone()?;
+        tokio::task::spawn_blocking(move || cgroup.stats())
+            .await
+            .ok()
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -199,7 +218,7 @@ impl Sandbox for MicroVm {
         self.timings.clone()
     }
 
-    async fn create_container(&self, spec: ContainerSpec) -> Result<()> {
+    async fn create_container(&self, spec: ContainerSpec) -> Result<Created> {
         self.make_container(spec).await
     }
 
@@ -255,12 +274,35 @@ impl Sandbox for MicroVm {
         self.feed_input(process).await
     }
 
+    async fn dial(&self, port: u16) -> Result<tokio::net::UnixStream> {
+        self.agent.dial_server(port).await
+    }
+
     async fn processes(&self) -> Result<Vec<crate::spec::Process>> {
         self.agent.processes().await
     }
 
-    async fn stats(&self) -> Result<(Vec<ContainerStats>, GuestStats)> {
-        self.agent.stats().await
+    async fn stats(&self) -> Result<SandboxStats> {
+        let mut stats = self.agent.stats().await?;
+        stats.host = self.host_stats().await;
+        Ok(stats)
+    }
+
+    async fn update_container(
+        &self,
+        container_id: &str,
+        resources: &oci_spec::runtime::LinuxResources,
+    ) -> Result<()> {
+        self.container(container_id)?;
+        self.agent.update_container(container_id, resources).await
+    }
+
+    async fn online_cpus(&self, count: u32) -> Result<u32> {
+        self.agent.online_cpus(count).await
+    }
+
+    async fn change_clock(&self, change: ClockChange) -> Result<()> {
+        self.agent.change_clock(change).await
     }
 
     async fn stop(&self, grace: Duration) -> Result<()> {

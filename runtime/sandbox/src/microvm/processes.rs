@@ -3,17 +3,20 @@
 use std::{
     collections::HashSet,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
+use bulkhead_agent_api::agent;
 use serde_json::json;
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{mpsc, oneshot, watch},
     task::{AbortHandle, JoinSet},
 };
 use tracing::{debug, instrument};
 
-use super::{MicroVm, lock, requests};
+use super::{MicroVm, containers::Input, lock, requests};
 use crate::{
+    agent::Agent,
     error::{Error, ErrorKind, Result},
     paths::check_id,
     spec::{ExecSpec, Exit, ProcessId, Stream},
@@ -25,6 +28,8 @@ use crate::{
 
 /// SIGKILL.
 const KILL: u32 = 9;
+/// Between two attempts to end a process without an owner.
+const DISOWN_PAUSE: Duration = Duration::from_secs(5);
 
 /// A further process in a container.
 #[derive(Debug)]
@@ -62,7 +67,7 @@ impl MicroVm {
             )
         })?;
         let request = requests::exec(&spec, &kept)?;
-        self.agent.exec(&request).await?;
+        self.ask_for_exec(request, spec.process.clone()).await?;
         let (tell, exit) = watch::channel(None);
         let mut tasks = JoinSet::new();
         let agent = Arc::clone(&self.agent);
@@ -75,6 +80,27 @@ impl MicroVm {
         };
         lock(&self.execs).insert(spec.process, Arc::new(exec));
         Ok(())
+    }
+
+    /// Asks the agent to run it. In a task of its own: whoever waits may give up
+    /// while the request is under way, or the answer may come too late, and the
+    /// process that runs then has no owner.
+    async fn ask_for_exec(&self, request: agent::ExecRequest, process: ProcessId) -> Result<()> {
+        let agent = Arc::clone(&self.agent);
+        let (tell, told) = oneshot::channel();
+        tokio::spawn(async move {
+            let result = agent.exec(&request).await;
+            let in_doubt = matches!(&result, Err(e) if e.kind() == ErrorKind::DeadlineExceeded);
+            let unheard = tell.send(result).is_err_and(|result| result.is_ok());
+            if in_doubt || unheard {
+                disown(&agent, &process).await;
+            }
+        });
+        match told.await {
+            Ok(result) => result,
+            // The runtime is shutting down: nothing goes on from here.
+            Err(_) => std::future::pending().await,
+        }
     }
 
     fn exec_entry(&self, process: &ProcessId) -> Result<Arc<Exec>> {
@@ -189,13 +215,34 @@ impl MicroVm {
     }
 
     pub(super) async fn feed_input(&self, process: &ProcessId) -> Result<mpsc::Sender<Vec<u8>>> {
-        let once = if process.exec_id.is_empty() {
-            self.container(&process.container_id)?.stdin_once
-        } else {
+        let open = |once| input::open(Arc::clone(&self.agent), process.clone(), once);
+        if !process.exec_id.is_empty() {
             self.exec_entry(process)?;
-            true
-        };
-        input::open(Arc::clone(&self.agent), process.clone(), once).await
+            return open(true).await;
+        }
+        let container = self.container(&process.container_id)?;
+        let mut input = container.input.lock().await;
+        match input.as_ref() {
+            // Closed: its writer could not reach the process; a new one is told why.
+            Some(Input::Kept(sender)) if !sender.is_closed() => return Ok(sender.clone()),
+            Some(Input::Once(sender)) => {
+                // What its last holder wrote may still be on its way: nobody may come
+                // behind that.
+                return sender.upgrade().ok_or_else(|| {
+                    Error::new(
+                        ErrorKind::FailedPrecondition,
+                        "stdin was closed when the last who wrote to it went (stdin_once)",
+                    )
+                });
+            }
+            _ => {}
+        }
+        let sender = open(container.stdin_once).await?;
+        *input = Some(match container.stdin_once {
+            true => Input::Once(sender.downgrade()),
+            false => Input::Kept(sender.clone()),
+        });
+        Ok(sender)
     }
 
     /// Free-form facts for verbose status.
@@ -207,6 +254,15 @@ impl MicroVm {
                 .map(|(serial, blob)| json!({"serial": serial, "blob": blob}))
                 .collect()
         };
+        let outputs: Vec<_> = lock(&self.containers)
+            .iter()
+            .map(|(id, container)| (id.clone(), Arc::clone(container)))
+            .collect();
+        let mut containers = serde_json::Map::new();
+        for (id, container) in outputs {
+            let dropped = container.output.dropped().await;
+            containers.insert(id, json!({"droppedLogBytes": dropped}));
+        }
         let mut facts = json!({
             "sandbox": "microvm",
             "pod": self.record.pod_id,
@@ -216,6 +272,7 @@ impl MicroVm {
             "kernel": self.guest.kernel_release,
             "agentVersion": self.guest.agent_version,
             "layers": disks,
+            "containers": containers,
             "exit": *self.exited.borrow(),
         });
         let (Ok(status), Ok(exits)) = tokio::join!(self.control.status(), self.control.exits())
@@ -242,6 +299,27 @@ impl MicroVm {
             fields.insert("exits".to_owned(), exits.into());
         }
         facts
+    }
+}
+
+/// Kills and forgets a process that nobody waits for, as soon as the guest answers.
+async fn disown(agent: &Agent, process: &ProcessId) {
+    loop {
+        let done = match agent.signal(process, KILL, true).await {
+            Ok(()) => {
+                // Reaped a moment later; until then it can't be forgotten.
+                let _ = tokio::time::timeout(DISOWN_PAUSE, agent.wait(process)).await;
+                agent.forget(process).await
+            }
+            Err(e) => Err(e),
+        };
+        match done {
+            Err(e) if matches!(e.kind(), ErrorKind::DeadlineExceeded | ErrorKind::Internal) => {
+                debug!(exec = %process.exec_id, "cannot end an exec without an owner yet: {e}");
+                tokio::time::sleep(DISOWN_PAUSE).await;
+            }
+            Ok(()) | Err(_) => return,
+        }
     }
 }
 

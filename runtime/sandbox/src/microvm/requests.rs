@@ -65,6 +65,7 @@ pub(super) fn container_state(spec: &ContainerSpec) -> Result<ContainerState> {
         terminal: process.terminal().unwrap_or(false),
         stdin_once: spec.stdin_once,
         process: serde_json::to_value(process).map_err(|e| not_json(&e))?,
+        raw_env: spec.raw_env.clone(),
         user: User {
             spec: spec.user.clone(),
             gid: spec.gid,
@@ -90,6 +91,7 @@ pub(super) fn create(
         stdin: spec.stdin,
         stdin_once: spec.stdin_once,
         readonly_rootfs: spec.readonly_rootfs,
+        raw_env: state.raw_env.clone(),
         window: spec.window.map(window).into(),
         ..Default::default()
     })
@@ -115,6 +117,10 @@ pub(super) fn exec(spec: &ExecSpec, container: &ContainerState) -> Result<agent:
             fields.insert("cwd".to_owned(), Value::from(cwd.clone()));
         }
     }
+    let raw_env = match spec.env {
+        Some(_) => Vec::new(),
+        None => container.raw_env.clone(),
+    };
     Ok(agent::ExecRequest {
         container_id: spec.process.container_id.clone(),
         exec_id: spec.process.exec_id.clone(),
@@ -123,6 +129,7 @@ pub(super) fn exec(spec: &ExecSpec, container: &ContainerState) -> Result<agent:
         stdin: spec.stdin,
         // An exec has one client; when that goes, its stdin ends.
         stdin_once: spec.stdin,
+        raw_env,
         window: spec.window.map(window).into(),
         ..Default::default()
     })
@@ -168,6 +175,7 @@ mod tests {
                 "args": ["server"], "cwd": "/srv", "env": ["A=1"], "terminal": true,
                 "noNewPrivileges": true, "consoleSize": {"height": 1, "width": 1},
             }),
+            raw_env: vec![b"B=\xff".to_vec()],
             user: User {
                 spec: "web".into(),
                 gid: Some(0),
@@ -195,6 +203,7 @@ mod tests {
                 "noNewPrivileges": true,
             })
         );
+        assert_eq!(request.raw_env, [b"B=\xff"]);
         assert!(request.stdin_once && request.user.has_gid);
         assert_eq!(request.user.spec, "web");
         let none = ExecSpec {

@@ -47,6 +47,9 @@ pub(super) struct ContainerState {
     pub(super) stdin_once: bool,
     /// The OCI process object: what an exec starts from.
     pub(super) process: serde_json::Value,
+    /// What of the environment that object can't hold.
+    #[serde(default)]
+    pub(super) raw_env: Vec<Vec<u8>>,
     /// User, group and groups, likewise.
     pub(super) user: User,
 }

@@ -342,7 +342,12 @@ impl agent_ttrpc::Agent for FakeAgent {
             .lock()
             .unwrap()
             .insert((id, String::new()), Process::new(args));
-        Ok(agent::CreateContainerResponse::new())
+        Ok(agent::CreateContainerResponse {
+            uid: 1000,
+            gid: 100,
+            supplemental_groups: vec![7],
+            ..Default::default()
+        })
     }
 
     async fn start_container(
@@ -365,10 +370,18 @@ impl agent_ttrpc::Agent for FakeAgent {
         self.process(&request.container_id, "")?;
         let process: serde_json::Value = serde_json::from_slice(&request.oci_process).unwrap();
         let args: Vec<String> = serde_json::from_value(process["args"].clone()).unwrap();
+        let slow = args.iter().any(|word| word.starts_with("# slow"));
+        let mark = |name| std::path::Path::new(&self.run_dir).join(name);
+        while slow && !mark("go").exists() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         let process = Process::new(args);
         process.start().await?;
         let key = (request.container_id, request.exec_id);
         self.processes.lock().unwrap().insert(key, process);
+        if slow {
+            std::fs::write(mark("started"), "").unwrap();
+        }
         Ok(agent::ExecResponse::new())
     }
 
@@ -456,6 +469,50 @@ impl agent_ttrpc::Agent for FakeAgent {
             });
         }
         Ok(response)
+    }
+
+    async fn stats(
+        &self,
+        _: &TtrpcContext,
+        _: agent::StatsRequest,
+    ) -> ttrpc::Result<agent::StatsResponse> {
+        let processes = self.processes.lock().unwrap();
+        let inits = processes.keys().filter(|(_, exec)| exec.is_empty());
+        Ok(agent::StatsResponse {
+            containers: inits
+                .map(|(container, _)| agent::ContainerStats {
+                    container_id: container.clone(),
+                    cpu_usage_ns: 5,
+                    ..Default::default()
+                })
+                .collect(),
+            unix_ns: now(),
+            ..Default::default()
+        })
+    }
+
+    async fn update_container(
+        &self,
+        _: &TtrpcContext,
+        request: agent::UpdateContainerRequest,
+    ) -> ttrpc::Result<agent::Empty> {
+        self.process(&request.container_id, "")?;
+        let limits: serde_json::Value = serde_json::from_slice(&request.oci_resources).unwrap();
+        if limits["memory"]["limit"] == 4096 {
+            let code = ttrpc::Code::FAILED_PRECONDITION;
+            return Err(get_rpc_status(code, "the container holds more"));
+        }
+        Ok(agent::Empty::new())
+    }
+
+    async fn set_clock(
+        &self,
+        _: &TtrpcContext,
+        request: agent::SetClockRequest,
+    ) -> ttrpc::Result<agent::Empty> {
+        let told = [request.unix_ns, request.step_ns, request.slew_ns];
+        assert_eq!(told.iter().filter(|it| **it != 0).count(), 1);
+        Ok(agent::Empty::new())
     }
 
     async fn shutdown(

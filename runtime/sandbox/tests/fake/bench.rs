@@ -75,6 +75,7 @@ impl Bench {
             "process": {"args": args, "cwd": "/", "user": {"uid": 0, "gid": 0}},
         });
         ContainerSpec {
+            raw_env: Vec::new(),
             container_id: id.into(),
             layers: vec![self.layer("base"), self.layer(id)],
             oci: serde_json::from_value(oci).unwrap(),

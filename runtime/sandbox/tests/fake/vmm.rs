@@ -11,7 +11,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use bulkhead_agent_api::{agent::Ready, ready};
+use bulkhead_agent_api::{agent::Ready, forward, ready};
 use bulkhead_vmm_api::{EXIT_REPORT, ExitReason, ExitReport, vmm, vmm_ttrpc};
 use protobuf::Message as _;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
@@ -193,10 +193,23 @@ async fn serve_vsock(listener: UnixListener, agent: Arc<FakeAgent>) {
             match line.as_slice() {
                 b"CONNECT 1024" => to_agent.send(Ok(stream)).await.unwrap(),
                 b"CONNECT 1025" => agent.serve_stream(stream).await,
+                b"CONNECT 1026" => forward_to(stream).await,
                 other => panic!("{other:?}"),
             }
         });
     }
+}
+
+/// Port 7 echoes; nothing listens on the others.
+async fn forward_to(mut stream: UnixStream) {
+    if forward::asked(&mut stream).await.unwrap() != 7 {
+        return forward::answer(&mut stream, Some("connection refused"))
+            .await
+            .unwrap();
+    }
+    forward::answer(&mut stream, None).await.unwrap();
+    let (mut from, mut to) = stream.into_split();
+    tokio::io::copy(&mut from, &mut to).await.unwrap();
 }
 
 struct FakeVmm {

@@ -4,6 +4,7 @@
 //! this version can't do is refused here with what to do about it, never ignored.
 
 mod capabilities;
+mod environment;
 mod process;
 mod resources;
 mod seccomp;
@@ -20,6 +21,7 @@ use bulkhead_image::{Image, ImageConfig};
 use bulkhead_sandbox::{ContainerSpec, LogTarget};
 use oci_spec::runtime::{Linux, LinuxNamespace, LinuxNamespaceType, Mount, Root, Spec};
 
+pub(crate) use resources::changed_limits;
 pub(crate) use security::refuse_host_namespaces;
 
 use crate::{
@@ -43,6 +45,7 @@ pub fn container_spec(
     let security = linux.security_context.unwrap_or_default();
     refuse_what_is_not_there(config, &security)?;
 
+    let environment = environment::environment(pod, config, &image.config)?;
     let mut spec = Spec::default();
     let mut root = Root::default();
     root.set_readonly(Some(security.readonly_rootfs));
@@ -62,8 +65,8 @@ pub fn container_spec(
         .set_hostname(None)
         .set_mounts(Some(mounts(&security)))
         .set_process(Some(process::process(
-            pod,
             config,
+            environment.text,
             &image.config,
             &security,
         )?))
@@ -92,6 +95,7 @@ pub fn container_spec(
             Pid::Pod | Pid::Own => None,
         },
         readonly_rootfs: security.readonly_rootfs,
+        raw_env: environment.raw,
         log: record.log.clone(),
         window: None,
     })

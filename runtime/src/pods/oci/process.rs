@@ -1,22 +1,19 @@
-//! The program, its arguments, environment and directory.
+//! The program, its arguments and directory.
 
-use bulkhead_cri_api::v1::{ContainerConfig, LinuxContainerSecurityContext, PodSandboxConfig};
+use bulkhead_cri_api::v1::{ContainerConfig, LinuxContainerSecurityContext};
 use bulkhead_image::ImageConfig;
 use oci_spec::runtime::{PosixRlimitBuilder, PosixRlimitType, Process};
 
 use super::{capabilities, resources};
 use crate::error::{Error, Result};
 
-/// Where programs are looked for when neither image nor client says.
-const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-
 /// Open files: what programs get without asking, and how many they may ask for.
 /// The first is what select(2) can bear.
 const OPEN_FILES: (u64, u64) = (1024, 524_288);
 
 pub(super) fn process(
-    pod: &PodSandboxConfig,
     config: &ContainerConfig,
+    env: Vec<String>,
     image: &ImageConfig,
     security: &LinuxContainerSecurityContext,
 ) -> Result<Process> {
@@ -34,7 +31,7 @@ pub(super) fn process(
     process
         .set_terminal(Some(config.tty))
         .set_args(Some(arguments(config, image)?))
-        .set_env(Some(environment(pod, config, image)?))
+        .set_env(Some(env))
         .set_cwd(directory(config, image)?.into())
         .set_capabilities(Some(capabilities::sets(
             security.capabilities.as_ref(),
@@ -66,65 +63,6 @@ fn arguments(config: &ContainerConfig, image: &ImageConfig) -> Result<Vec<String
         )),
         Some(_) => Ok(all),
     }
-}
-
-/// Later ones replace earlier ones in place: built-in, image, client.
-fn environment(
-    pod: &PodSandboxConfig,
-    config: &ContainerConfig,
-    image: &ImageConfig,
-) -> Result<Vec<String>> {
-    let mut all = vec![format!("PATH={DEFAULT_PATH}")];
-    if !pod.hostname.is_empty() {
-        all.push(format!("HOSTNAME={}", pod.hostname));
-    }
-    if config.tty {
-        all.push("TERM=xterm".to_owned());
-    }
-    let mut set = |name: &str, entry: String| {
-        let known = all.iter_mut().find(|it| {
-            it.strip_prefix(name)
-                .is_some_and(|rest| rest.starts_with('='))
-        });
-        match known {
-            Some(known) => *known = entry,
-            None => all.push(entry),
-        }
-    };
-    for entry in &image.env {
-        let name = entry
-            .split_once('=')
-            .map_or(entry.as_str(), |(name, _)| name);
-        // An entry without a value would reach the program as it stands and mean
-        // nothing there.
-        let entry = if entry.contains('=') {
-            entry.clone()
-        } else {
-            format!("{entry}=")
-        };
-        set(name, entry);
-    }
-    for variable in &config.envs {
-        let name = &variable.key;
-        if name.is_empty() || name.contains(['=', '\0']) {
-            return Err(Error::invalid(format!(
-                "environment variable {name:?}: a name is not empty and has no \"=\" or NUL in it"
-            )));
-        }
-        let value = std::str::from_utf8(&variable.value).map_err(|_| {
-            Error::precondition(format!(
-                "environment variable {name}: values that are not UTF-8 are not there yet in this \
-                 version"
-            ))
-        })?;
-        if value.contains('\0') {
-            return Err(Error::invalid(format!(
-                "environment variable {name}: a NUL in its value"
-            )));
-        }
-        set(name, format!("{name}={value}"));
-    }
-    Ok(all)
 }
 
 fn directory(config: &ContainerConfig, image: &ImageConfig) -> Result<String> {

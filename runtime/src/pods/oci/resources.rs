@@ -19,21 +19,38 @@ pub(super) fn limits(
     privileged: bool,
 ) -> Result<LinuxResources> {
     let none = LinuxContainerResources::default();
-    let wanted = wanted.unwrap_or(&none);
-    let mut limits = LinuxResources::default();
+    let mut limits = changed_limits(wanted.unwrap_or(&none))?;
     limits.set_devices(Some(devices(privileged)));
+    // A new cgroup has no limit to take away.
+    if let Some(memory) = limits.memory_mut() {
+        memory.set_limit(memory.limit().filter(|limit| *limit > 0));
+    }
+    Ok(limits)
+}
 
+/// The limits that are given, for a new container or one that lives. 0 and empty
+/// values are not given.
+///
+/// # Errors
+/// A value makes no sense, or isn't there yet.
+pub(crate) fn changed_limits(wanted: &LinuxContainerResources) -> Result<LinuxResources> {
+    let mut limits = LinuxResources::default();
     let mut cpu = LinuxCpu::default();
-    cpu.set_shares(positive("cpu_shares", wanted.cpu_shares)?)
-        .set_period(positive("cpu_period", wanted.cpu_period)?)
-        .set_quota(Some(wanted.cpu_quota).filter(|quota| *quota != 0));
+    cpu.set_shares(positive("cpu_shares", wanted.cpu_shares)?);
+    let quota = match wanted.cpu_quota {
+        0 => None,
+        quota => Some(quota.max(-1)),
+    };
+    let period = positive("cpu_period", wanted.cpu_period)?;
+    // A period says nothing without a quota.
+    cpu.set_quota(quota).set_period(quota.and(period));
     limits.set_cpu(Some(cpu));
 
     if wanted.memory_limit_in_bytes < -1 {
         return Err(Error::invalid("memory_limit_in_bytes is negative"));
     }
     let mut memory = LinuxMemory::default();
-    memory.set_limit(Some(wanted.memory_limit_in_bytes).filter(|limit| *limit > 0));
+    memory.set_limit(Some(wanted.memory_limit_in_bytes).filter(|limit| *limit != 0));
     limits.set_memory(Some(memory));
 
     if let Some(pages) = wanted.hugepage_limits.iter().find(|it| it.limit > 0) {
@@ -42,6 +59,14 @@ pub(super) fn limits(
             pages.page_size
         )));
     }
+    unified(wanted)?;
+    if !wanted.unified.is_empty() {
+        limits.set_unified(Some(wanted.unified.clone().into_iter().collect()));
+    }
+    Ok(limits)
+}
+
+fn unified(wanted: &LinuxContainerResources) -> Result<()> {
     if wanted.unified.len() > UNIFIED_MAX {
         return Err(Error::invalid(format!(
             "more than {UNIFIED_MAX} entries in `unified`"
@@ -61,10 +86,7 @@ pub(super) fn limits(
             )));
         }
     }
-    if !wanted.unified.is_empty() {
-        limits.set_unified(Some(wanted.unified.clone().into_iter().collect()));
-    }
-    Ok(limits)
+    Ok(())
 }
 
 /// The out-of-memory killer's bias.

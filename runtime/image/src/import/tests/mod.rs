@@ -12,6 +12,7 @@ use bulkhead_erofs::testing::{Archive, Item};
 use serde_json::{Value, json};
 
 use super::*;
+use crate::image::Image;
 use crate::limits::Limits;
 
 const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -218,11 +219,13 @@ fn check_simple(bench: &Bench, report: &ImportReport) {
         image.id.hex()[..12].to_owned(),
         format!("sha256:{}", &image.id.hex()[..12]),
     ] {
-        assert_eq!(
-            bench.store.resolve(&reference).unwrap(),
-            *image,
-            "{reference}"
-        );
+        let resolved = bench.store.resolve(&reference).unwrap();
+        // A later import of the same is that image again, imported then.
+        let resolved = Image {
+            imported_at: image.imported_at,
+            ..Image::clone(&resolved)
+        };
+        assert_eq!(resolved, Image::clone(image), "{reference}");
     }
 }
 
