@@ -1,6 +1,7 @@
 #!/bin/sh
 # Builds every fuzz target and runs each for FUZZ_SECONDS (default 10). Corpora
-# stay in tests/fuzz/corpus; a finding is in tests/fuzz/artifacts.
+# stay in tests/fuzz/corpus and begin with tests/fuzz/seeds; a finding is in
+# tests/fuzz/artifacts.
 #
 # Sanitisers need an unstable compiler flag: a nightly toolchain is used where
 # there is one, else the stable one is told to allow it.
@@ -26,8 +27,11 @@ count=0
 for target in $(cargo fuzz list --fuzz-dir .); do
     echo "fuzz: $target for $seconds s"
     mkdir -p "corpus/$target"
+    seeds=
+    [ ! -d "seeds/$target" ] || seeds=seeds/$target
     # shellcheck disable=SC2086
-    if ! cargo $toolchain fuzz run --fuzz-dir . --dev "$target" -- \
+    if ! cargo $toolchain fuzz run --fuzz-dir . --dev "$target" \
+        "corpus/$target" $seeds -- \
         -max_total_time="$seconds" -rss_limit_mb=2048 -timeout=20 -print_final_stats=1 \
         >"corpus/$target.log" 2>&1; then
         tail -n 40 "corpus/$target.log"

@@ -1,0 +1,78 @@
+//! Small programs in one static binary, for images that conformance tests run.
+//!
+//! Called by the name it goes by, as busybox is:
+//!
+//! | name | what it does |
+//! |---|---|
+//! | `nginx` | a web server on port 80, or on the port that its argument names |
+//! | `pgrep` | prints the processes whose name contains its argument |
+//! | `ipcs` | prints the System V shared memory segments |
+//! | `nonewprivs` | prints its effective user, for a file with the set-user-id bit |
+//! | `pause` | waits until it is ended |
+#![forbid(unsafe_code)]
+#![allow(clippy::print_stdout)] // its output is its purpose
+
+mod web;
+
+use std::{fs, io, path::Path, process::ExitCode};
+
+fn main() -> ExitCode {
+    let mut words = std::env::args();
+    let name = words.next().unwrap_or_default();
+    let words: Vec<String> = words.collect();
+    let done = match name.as_str() {
+        web::MASTER => web::serve(&words),
+        _ => match Path::new(&name).file_name().and_then(|it| it.to_str()) {
+            Some("nginx") => web::become_master(&words),
+            Some("pgrep") => pgrep(&words),
+            Some("ipcs") => ipcs(),
+            Some("nonewprivs") => {
+                println!("Effective uid: {}", rustix::process::geteuid().as_raw());
+                Ok(true)
+            }
+            Some("pause") => loop {
+                rustix::event::pause();
+            },
+            _ => Err(io::Error::other(
+                "call it nginx, pgrep, ipcs, nonewprivs or pause",
+            )),
+        },
+    };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("{name}: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// As procps has it: one process id a line, status 1 if there is none.
+fn pgrep(words: &[String]) -> io::Result<bool> {
+    let wanted = words
+        .last()
+        .ok_or_else(|| io::Error::other("whose processes?"))?;
+    let own = std::process::id();
+    let mut found = false;
+    for entry in fs::read_dir("/proc")? {
+        let file_name = entry?.file_name();
+        let Some(pid) = file_name.to_str().and_then(|it| it.parse::<u32>().ok()) else {
+            continue;
+        };
+        // It may have ended meanwhile.
+        let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        if pid != own && name.trim_end().contains(wanted.as_str()) {
+            println!("{pid}");
+            found = true;
+        }
+    }
+    Ok(found)
+}
+
+/// The segments of the IPC namespace it runs in (proc_sysvipc(5)).
+fn ipcs() -> io::Result<bool> {
+    println!("------ Shared Memory Segments --------");
+    print!("{}", fs::read_to_string("/proc/sysvipc/shm")?);
+    Ok(true)
+}
