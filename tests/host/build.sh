@@ -6,6 +6,9 @@
 #   DIRECTORY/bulkhead-agent    static                    profile agent
 #   DIRECTORY/bulkhead-e2e      whole-node tests          profile dev
 #   DIRECTORY/bulkhead-bench    benchmarks                profile dev
+#   DIRECTORY/bulkhead-testbox  static, for test images   profile agent
+#   DIRECTORY/suites/           tests of crates that      profile dev
+#                               need the test host
 #   DIRECTORY/vmlinux           link to the guest kernel
 #
 # DIRECTORY is printed; it is `programs` in cargo's target directory.
@@ -44,9 +47,20 @@ build_static() {
     install -m 0755 "$target/$static/$2/$1" "$programs/$1"
 }
 
+# $1: package, $2: a file of its tests/; the executable is suites/$1
+suite() {
+    say "suites/$1 (its test \"$2\", profile dev)"
+    # Cargo says where it put it; examples are what some tests start.
+    cargo build --locked -q -p "$1" --examples >&2
+    built=$(cargo test --locked -q -p "$1" --test "$2" --no-run --message-format=json |
+        sed -n 's/.*"kind":\["test"\].*"executable":"\([^"]*\)".*/\1/p')
+    # A link: the test finds what was built with it beside itself.
+    ln -sfn "$built" "$programs/suites/$1"
+}
+
 # Read as a whole: the script may be edited while it runs.
 {
-    mkdir -p "$programs"
+    mkdir -p "$programs/suites"
     say "bulkhead (profile release)"
     cargo build --locked -q -p bulkhead --release >&2
     install -m 0755 "$target/release/bulkhead" "$programs/bulkhead"
@@ -54,9 +68,12 @@ build_static() {
     # Nothing unwinds in a program that aborts at a panic; the tables for it would be a
     # tenth of a binary that every pod keeps in memory.
     build_static bulkhead-agent agent "-C force-unwind-tables=no"
+    build_static bulkhead-testbox agent
     say "bulkhead-e2e, bulkhead-bench (profile dev)"
     cargo build --locked -q -p bulkhead-e2e -p bulkhead-bench >&2
     install -m 0755 "$target/debug/bulkhead-e2e" "$target/debug/bulkhead-bench" "$programs/"
+    suite bulkhead-agent containers
+    suite bulkhead-vmm vcpu
     ln -sfn "$("$root/guest-kernel/build.sh" --print-path)" "$programs/vmlinux"
 
     echo "$programs"

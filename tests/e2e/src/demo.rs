@@ -88,7 +88,7 @@ pub(crate) async fn run(programs: &Programs) -> Result<()> {
 
     let address = pod.address().await?;
     println!("            pod address: {address}");
-    let reply = http_get(address)?;
+    let reply = http_get((address, 80).into())?;
     steps.done("the host asked the pod's server over the network");
     println!("            reply: {}", reply.trim_end());
     ensure!(
@@ -141,10 +141,10 @@ pub(crate) async fn run(programs: &Programs) -> Result<()> {
     Ok(())
 }
 
-/// GET / from port 80 of an address: the body.
-pub(crate) fn http_get(address: std::net::IpAddr) -> Result<String> {
-    let mut stream = TcpStream::connect_timeout(&(address, 80).into(), Duration::from_secs(10))
-        .with_context(|| format!("connecting to the pod's {address}:80"))?;
+/// GET /: the body.
+pub(crate) fn http_get(address: std::net::SocketAddr) -> Result<String> {
+    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(10))
+        .with_context(|| format!("connecting to {address}"))?;
     stream.set_read_timeout(Some(Duration::from_secs(20)))?;
     stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
     let mut reply = String::new();

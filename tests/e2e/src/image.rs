@@ -140,7 +140,11 @@ impl Archive {
                 "mediaType": "application/vnd.oci.image.manifest.v1+json",
                 "digest": format!("sha256:{manifest_digest}"), "size": manifest.len(),
                 "platform": { "architecture": "amd64", "os": "linux" },
-                "annotations": { "org.opencontainers.image.ref.name": reference },
+                // The second is what containerd takes a whole reference from.
+                "annotations": {
+                    "org.opencontainers.image.ref.name": reference,
+                    "io.containerd.image.name": reference,
+                },
             }],
         }))?;
         self.blobs.insert(image_digest, image);
@@ -156,9 +160,8 @@ impl Archive {
     }
 }
 
-/// The image most tests run: busybox over three layers, the second of which
-/// holds files that the third changes and removes.
-pub fn demo() -> Result<Vec<u8>> {
+/// A root file system of the machine's static busybox, open for more.
+pub fn busybox() -> Result<Layer> {
     let busybox = std::fs::read("/bin/busybox")
         .context("reading /bin/busybox (Debian package busybox-static)")?;
     let applets = std::process::Command::new("/bin/busybox")
@@ -173,13 +176,17 @@ pub fn demo() -> Result<Vec<u8>> {
             base = base.symlink(&format!("bin/{applet}"), "busybox")?;
         }
     }
-    let base = base
-        .dir("dev", 0o755)?
+    base.dir("dev", 0o755)?
         .dir("proc", 0o755)?
         .dir("sys", 0o755)?
         .dir("root", 0o700)?
-        .dir("tmp", 0o1777)?
-        .finish()?;
+        .dir("tmp", 0o1777)
+}
+
+/// The image most tests run: busybox over three layers, the second of which
+/// holds files that the third changes and removes.
+pub fn demo() -> Result<Vec<u8>> {
+    let base = busybox()?.finish()?;
     let users = Layer::default()
         .dir("etc", 0o755)?
         .file(

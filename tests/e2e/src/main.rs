@@ -5,14 +5,19 @@
 //! given word) and ends with "N passed, N failed".
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout)] // its output is its purpose
+#![cfg_attr(test, allow(clippy::unwrap_used))] // a failed unwrap is a failed test
 
 mod cases;
 mod demo;
+mod model;
 
-use std::{process::ExitCode, time::Instant};
+use std::{
+    process::ExitCode,
+    time::{Duration, Instant},
+};
 
 use anyhow::Result;
-use bulkhead_e2e::node;
+use bulkhead_e2e::{conformance, node};
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
@@ -34,8 +39,12 @@ enum Command {
     },
     /// Names the cases.
     List,
+    /// Drives a node through a random sequence and compares it with a model.
+    Model(model::Plan),
     /// Runs a two-container pod in its own microVM and shows what happens.
     Demo,
+    /// Runs critest, Kubernetes' own tests of container runtimes.
+    Conformance(conformance::Options),
 }
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
@@ -52,12 +61,28 @@ async fn main() -> Result<ExitCode> {
             demo::run(&node::Programs::in_dir(&cli.bin_dir)?).await?;
             Ok(ExitCode::SUCCESS)
         }
+        Command::Model(plan) => {
+            model::run(&node::Programs::in_dir(&cli.bin_dir)?, &plan, "").await?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Conformance(options) => {
+            let programs = node::Programs::in_dir(&cli.bin_dir)?;
+            let verdict = conformance::run(&programs, &options).await?;
+            Ok(if verdict.is_good() {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::FAILURE
+            })
+        }
         Command::Test { words } => {
             let programs = node::Programs::in_dir(&cli.bin_dir)?;
             Ok(test(&programs, &words).await)
         }
     }
 }
+
+/// Far longer than any case takes, even in an emulated host with others at work.
+const CASE_MAX: Duration = Duration::from_secs(600);
 
 async fn test(programs: &node::Programs, words: &[String]) -> ExitCode {
     let wanted: Vec<_> = cases::ALL
@@ -68,7 +93,9 @@ async fn test(programs: &node::Programs, words: &[String]) -> ExitCode {
     for case in &wanted {
         let began = Instant::now();
         println!("test {} ...", case.name);
-        match (case.run)(programs).await {
+        // One that hangs must not keep the others from being told.
+        let run = tokio::time::timeout(CASE_MAX, (case.run)(programs)).await;
+        match run.unwrap_or_else(|_| Err(anyhow::anyhow!("not done after {CASE_MAX:?}"))) {
             Ok(()) => println!("test {} ... ok ({:.1?})", case.name, began.elapsed()),
             Err(error) => {
                 println!(

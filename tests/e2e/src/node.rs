@@ -27,6 +27,8 @@ pub struct Programs {
     pub agent: PathBuf,
     /// The guest kernel, an uncompressed vmlinux.
     pub kernel: PathBuf,
+    /// Small programs for images; not looked for, since few tests want them.
+    pub testbox: PathBuf,
 }
 
 impl Programs {
@@ -42,6 +44,7 @@ impl Programs {
             vmm: find("bulkhead-vmm")?,
             agent: find("bulkhead-agent")?,
             kernel: find("vmlinux")?,
+            testbox: dir.join("bulkhead-testbox"),
         })
     }
 }
@@ -149,7 +152,7 @@ impl Node {
             .spawn()
             .with_context(|| format!("starting {}", self.programs.bulkhead.display()))?;
         self.daemon = Some(child);
-        let deadline = Instant::now() + Duration::from_secs(30);
+        let deadline = Instant::now() + PATIENCE;
         loop {
             let version = bulkhead_cri_api::v1::VersionRequest::default();
             if self.runtime().version(version).await.is_ok() {
@@ -263,7 +266,9 @@ fn socket(name: &str) -> PathBuf {
     run_dir(name).join("bulkhead.sock")
 }
 
-fn channel(path: PathBuf) -> Channel {
+/// A connection to a CRI runtime's socket, made at its first use and again whenever
+/// it was lost.
+pub fn channel(path: PathBuf) -> Channel {
     Endpoint::from_static("http://localhost").connect_with_connector_lazy(tower::service_fn(
         move |_: Uri| {
             let path = path.clone();

@@ -42,6 +42,15 @@ impl World {
         Ok(Self(seen))
     }
 
+    /// [`World::differences`] where the daemon is another process than before, so that
+    /// what it has open is counted anew.
+    pub fn but_for_the_daemon(&self, after: &Self) -> Vec<String> {
+        let mut differences = self.differences(after);
+        differences
+            .retain(|line| !line.contains(": daemon has ") && !line.contains("bulkhead --config"));
+        differences
+    }
+
     /// What is in `after` and not here, and the other way round; empty if equal.
     pub fn differences(&self, after: &Self) -> Vec<String> {
         let gone = self

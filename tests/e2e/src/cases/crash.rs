@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use bulkhead_cri_api::v1 as cri;
 
-use super::{clean, look, node};
+use super::{clean, clean_after_restart, look, node};
 use bulkhead_e2e::{
     node::{Node, PATIENCE, Programs},
     pod::{Pod, container_config, pod_config},
@@ -55,9 +55,7 @@ pub(crate) async fn daemon_killed_at_each_step(programs: &Programs) -> Result<()
         }
         let mut pod = Pod::run_with(&node, config).await?;
         pod.remove().await?;
-        let differences = world.differences(&look(&node)?);
-        // The daemon is another process now; what it has open is counted anew.
-        let differences: Vec<_> = without_daemon(differences);
+        let differences = world.but_for_the_daemon(&look(&node)?);
         ensure!(differences.is_empty(), "step {step}: {differences:#?}");
     }
     println!("    sandbox creates: {whole} whole, {gone} gone after {run:.1?} of create");
@@ -96,9 +94,7 @@ pub(crate) async fn daemon_killed_at_each_step(programs: &Programs) -> Result<()
         pod.remove_container(&id).await?;
     }
     pod.remove().await?;
-    let differences = without_daemon(world.differences(&look(&node)?));
-    ensure!(differences.is_empty(), "{differences:#?}");
-    node.stop().await
+    clean_after_restart(node, &world).await
 }
 
 /// Starts `work`, kills the daemon after `delay`, and starts it again.
@@ -117,13 +113,6 @@ async fn kill_during(
     }
     node.kill().await?;
     node.start().await.context("starting again after the kill")
-}
-
-fn without_daemon(differences: Vec<String>) -> Vec<String> {
-    differences
-        .into_iter()
-        .filter(|line| !line.contains(": daemon has ") && !line.contains("bulkhead --config"))
-        .collect()
 }
 
 async fn listed(node: &Node, name: &str) -> Result<Option<String>> {
@@ -170,9 +159,7 @@ pub(crate) async fn daemon_killed_under_a_fast_log(programs: &Programs) -> Resul
     );
     ensure!(pod.output("c", "stderr")? == "done\n");
     pod.remove().await?;
-    let differences = without_daemon(world.differences(&look(&node)?));
-    ensure!(differences.is_empty(), "{differences:#?}");
-    node.stop().await
+    clean_after_restart(node, &world).await
 }
 
 /// A container that ends while no daemon runs: its last words and its exit code

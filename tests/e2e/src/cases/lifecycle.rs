@@ -115,7 +115,7 @@ pub(crate) async fn pod_from_run_to_remove(programs: &Programs) -> Result<()> {
     ensure!(other_status.exit_code == 0, "{other_status:?}");
     ensure!(other_status.reason == "Completed", "{other_status:?}");
     ensure!(pod.output("other", "stdout")? == "hello from a pod\n");
-    ensure!(http_get(pod.address().await?)? == "hello from a pod\n");
+    ensure!(http_get((pod.address().await?, 80).into())? == "hello from a pod\n");
 
     let inside = pod
         .exec(&id, "hostname; cat /etc/resolv.conf; ip -4 addr show eth0")

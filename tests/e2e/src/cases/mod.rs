@@ -5,6 +5,12 @@ mod crash;
 mod lifecycle;
 mod many;
 mod processes;
+mod restarts;
+mod sequences;
+mod settings;
+mod streams;
+mod suites;
+mod usage;
 
 use std::{future::Future, pin::Pin};
 
@@ -35,6 +41,8 @@ macro_rules! cases {
 
 /// Every case, in the order they run.
 pub(crate) const ALL: &[Case] = cases![
+    suites::agent,
+    suites::vmm,
     lifecycle::node_answers,
     lifecycle::pod_from_run_to_remove,
     lifecycle::image_layers_are_seen_as_one,
@@ -44,17 +52,31 @@ pub(crate) const ALL: &[Case] = cases![
     processes::exec_sync,
     processes::exec_never_hangs,
     processes::logs_are_exact,
+    streams::exec_streams,
+    streams::attach_streams,
+    streams::port_forward,
+    streams::bytes_are_exact,
+    usage::figures_are_plausible,
+    usage::events_are_told,
+    usage::limits_change,
+    usage::logs_rotate_under_load,
+    settings::host_ports,
+    settings::cgroup_parents,
+    settings::environment_is_bytes,
+    settings::privileged_devices,
     many::twenty_pods_leave_nothing,
     crash::daemon_killed_at_each_step,
     crash::daemon_killed_under_a_fast_log,
     crash::exits_during_an_outage_are_kept,
     crash::vmm_killed,
+    restarts::fifty_under_a_busy_pod,
     bad_input::images,
     bad_input::configuration,
     bad_input::guests_that_do_not_come_up,
     bad_input::address_pool,
     bad_input::full_disk,
     bad_input::requests,
+    sequences::random,
 ];
 
 /// A started node with the demo image, and what the world looked like then.
@@ -68,6 +90,13 @@ async fn node(programs: &Programs, name: &str, extra: &str) -> Result<(Node, Wor
 
 fn look(node: &Node) -> Result<World> {
     World::look(node.daemon_pid()?, &[&node.state_dir(), &node.run_dir()])
+}
+
+/// [`clean`] where the daemon was restarted.
+async fn clean_after_restart(mut node: Node, before: &World) -> Result<()> {
+    let differences = before.but_for_the_daemon(&look(&node)?);
+    anyhow::ensure!(differences.is_empty(), "left behind: {differences:#?}");
+    node.stop().await
 }
 
 /// The end of a case: nothing may be left, and the daemon ends in peace.

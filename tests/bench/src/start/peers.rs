@@ -15,7 +15,8 @@ use bulkhead_e2e::node::{PATIENCE, Programs};
 use tokio::process::{Child, Command};
 use tokio_vsock::{VMADDR_CID_ANY, VsockAddr, VsockListener};
 
-use crate::{kvm, memory, report::Report};
+use super::{kvm, memory};
+use crate::report::Report;
 
 /// What every VMM boots.
 pub(crate) struct Guest {

@@ -10,7 +10,8 @@ use bulkhead_e2e::{
     pod::Pod,
 };
 
-use crate::{kvm, memory, report::Report};
+use super::{kvm, memory};
+use crate::report::Report;
 
 const SUBJECT: &str = "bulkhead";
 

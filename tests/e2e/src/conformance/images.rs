@@ -1,0 +1,163 @@
+//! The images that critest pulls, made from busybox and the testbox.
+//!
+//! Only those whose contents matter have any: most are pulled, looked at and
+//! removed, and hold a file that makes their digests differ.
+
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+use serde_json::{Value, json};
+
+use crate::{
+    image::{Archive, Compression, Layer, busybox},
+    node::Node,
+};
+
+const E2E: &str = "registry.k8s.io/e2e-test-images";
+const TOOLS: &str = "gcr.io/k8s-staging-cri-tools";
+
+const PASSWD: &[u8] = b"root:x:0:0:root:/root:/bin/sh\n\
+    www-data:x:33:33:www-data:/var/www:/bin/sh\n\
+    default-user:x:1000:1000:default:/home/default-user:/bin/sh\n\
+    nobody:x:65534:65534:nobody:/home:/bin/false\n";
+const GROUP: &[u8] = b"root:x:0:\nwww-data:x:33:\nusers:x:100:\ndefault-user:x:1000:\n\
+    nogroup:x:65534:\n";
+/// Puts the user of number 1000 into one more group.
+const GROUP_IN_IMAGE: &[u8] = b"group-defined-in-image:x:50000:default-user\n";
+
+/// Builds and imports all of them.
+///
+/// # Errors
+/// A program that they are made from is not there, or the node refused one.
+pub(super) async fn import(node: &Node, testbox: &Path) -> Result<()> {
+    let testbox = std::fs::read(testbox).with_context(|| {
+        format!(
+            "reading {} (tests/host/build.sh makes it)",
+            testbox.display()
+        )
+    })?;
+    for (index, (reference, archive)) in all(&testbox)?.into_iter().enumerate() {
+        node.import(&archive, &format!("image-{index}.tar"))
+            .await
+            .with_context(|| format!("importing {reference}"))?;
+    }
+    Ok(())
+}
+
+/// Every image: reference and archive.
+fn all(testbox: &[u8]) -> Result<Vec<(String, Vec<u8>)>> {
+    let base = busybox()?.finish()?;
+    let system = system(testbox, GROUP)?;
+    let with_group = system_with_group(testbox)?;
+    let mut images = Vec::new();
+    let mut add = |reference: String, layers: &[&[u8]], config: Value| -> Result<()> {
+        let mut archive = Archive::default();
+        for layer in layers {
+            archive = archive.layer(layer, Compression::Gzip)?;
+        }
+        let archive = archive.finish(&reference, config)?;
+        images.push((reference, archive));
+        Ok(())
+    };
+    let shell = json!({ "Env": ["PATH=/bin"], "Cmd": ["sh"] });
+    add(format!("{E2E}/busybox:1.29-2"), &[&base, &system], shell)?;
+    let server = json!({ "Env": ["PATH=/bin"], "Cmd": ["nginx"] });
+    add(format!("{E2E}/nginx:1.14-2"), &[&base, &system], server)?;
+    let server = json!({ "Env": ["PATH=/bin"], "Cmd": ["nginx", "12003"] });
+    add(
+        format!("{TOOLS}/hostnet-nginx-amd64:latest"),
+        &[&base, &system],
+        server,
+    )?;
+    let set_user_id = Layer::default()
+        .dir("bin", 0o755)?
+        .file("bin/nonewprivs", 0o4755, testbox)?
+        .finish()?;
+    let program = json!({ "Cmd": ["/bin/nonewprivs"] });
+    add(
+        format!("{E2E}/nonewprivs:1.3"),
+        &[&base, &system, &set_user_id],
+        program,
+    )?;
+    add(
+        format!("{TOOLS}/test-image-predefined-group:latest"),
+        &[&base, &with_group],
+        json!({ "Env": ["PATH=/bin"], "Cmd": ["sh"], "User": "1000" }),
+    )?;
+    for (name, user) in [
+        ("uid", "1002"),
+        ("username", "www-data"),
+        ("uid-group", "1003:www-data"),
+        ("username-group", "www-data:100"),
+    ] {
+        add(
+            format!("{TOOLS}/test-image-user-{name}:latest"),
+            &[&marker(name)?],
+            json!({ "User": user }),
+        )?;
+    }
+    for name in [
+        "latest:latest",
+        "1:latest",
+        "2:latest",
+        "3:latest",
+        "tag:test",
+        "tag:all",
+    ] {
+        let reference = format!("{TOOLS}/test-image-{name}");
+        add(reference, &[&marker(name)?], json!({}))?;
+    }
+    for tag in 1..=3 {
+        let reference = format!("{TOOLS}/test-image-tags:{tag}");
+        add(reference, &[&marker("tags")?], json!({}))?;
+    }
+    for registry in ["registry.k8s.io", "k8s.gcr.io"] {
+        let reference = format!("{registry}/pause:3.9");
+        let pause = Layer::default().file("pause", 0o755, testbox)?.finish()?;
+        add(reference, &[&pause], json!({ "Entrypoint": ["/pause"] }))?;
+    }
+    Ok(images)
+}
+
+/// What programs expect around them, and those that busybox lacks.
+fn system(testbox: &[u8], group: &[u8]) -> Result<Vec<u8>> {
+    Layer::default()
+        .dir("bin", 0o755)?
+        .file("bin/testbox", 0o755, testbox)?
+        .file("bin/nginx", 0o755, testbox)?
+        .symlink("bin/pgrep", "testbox")?
+        .symlink("bin/ipcs", "testbox")?
+        .dir("etc", 0o755)?
+        .file("etc/passwd", 0o644, PASSWD)?
+        .file("etc/group", 0o644, group)?
+        .dir("home", 0o755)?
+        .dir("var", 0o755)?
+        .dir("var/run", 0o755)?
+        .finish()
+}
+
+fn system_with_group(testbox: &[u8]) -> Result<Vec<u8>> {
+    system(testbox, &[GROUP, GROUP_IN_IMAGE].concat())
+}
+
+/// A layer that is nothing but different from others.
+fn marker(name: &str) -> Result<Vec<u8>> {
+    Layer::default()
+        .file("marker", 0o644, name.as_bytes())?
+        .finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reference_is_there_once() {
+        let images = all(b"not a program").unwrap();
+        let mut references: Vec<_> = images.iter().map(|(reference, _)| reference).collect();
+        references.sort();
+        references.dedup();
+        assert_eq!(references.len(), images.len());
+        assert!(references.iter().all(|it| it.contains(':')));
+    }
+}
