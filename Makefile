@@ -21,7 +21,7 @@ IN_HOST = mkdir -p $(RESULTS) && $(TESTHOST) run --share $(RESULTS) \
 
 say = @printf '\n== %s: %s\n' '$(1)' '$(2)'
 
-.PHONY: help setup kernel lint unit build host e2e fuzz test demo bench clean
+.PHONY: help setup kernel lint unit build host e2e conformance fuzz test demo bench clean
 # The phases share two processors and one cargo lock: one after the other.
 .NOTPARALLEL:
 
@@ -57,7 +57,14 @@ host: setup ## build the test host's command
 
 e2e: build host ## whole-node tests, in one boot of the test host
 	$(call say,e2e,whole-node tests in the test host)
-	$(IN_HOST) --timeout 2400 -- $(PROGRAMS)/bulkhead-e2e test
+	$(IN_HOST) --timeout 2400 -- $(PROGRAMS)/bulkhead-e2e test || { \
+		[ $$? = 125 ] && echo 'e2e: the emulated test host itself died; once more' && \
+		$(IN_HOST) --timeout 2400 -- $(PROGRAMS)/bulkhead-e2e test; }
+
+conformance: build host ## critest, brought along as BULKHEAD_CRITEST=…: docs/conformance.md
+	$(call say,conformance,critest in the test host)
+	@test -x "$(BULKHEAD_CRITEST)" || { echo "say where critest is: BULKHEAD_CRITEST=/path make conformance"; exit 2; }
+	$(IN_HOST) --env BULKHEAD_CRITEST --timeout 7200 -- $(PROGRAMS)/bulkhead-e2e conformance
 
 fuzz: setup ## every fuzz target for a short while
 	$(call say,fuzz,each fuzz target for a short while)
@@ -70,9 +77,12 @@ demo: build host ## a pod in its own microVM, from an image to its removal
 	$(call say,demo,a pod in its own microVM)
 	$(IN_HOST) --timeout 600 -- $(PROGRAMS)/bulkhead-e2e demo
 
-bench: build host ## benchmarks beside QEMU; table here, JSON in target/results
-	$(call say,bench,benchmarks in the test host)
-	$(IN_HOST) --timeout 1800 -- $(PROGRAMS)/bulkhead-bench start --json $(RESULTS)/bench.json
+bench: build host ## benchmarks beside peers; tables here, JSON in target/results
+	$(call say,bench,the start of a microVM beside QEMU)
+	$(IN_HOST) --timeout 1800 -- $(PROGRAMS)/bulkhead-bench start --json $(RESULTS)/start.json
+	$(call say,bench,a CRI load beside containerd with runc and with runsc)
+	peers=$$(tests/bench/peers.sh) && $(IN_HOST) --timeout 3600 -- \
+		$(PROGRAMS)/bulkhead-bench cri --beside $$peers --json $(RESULTS)/cri.json
 
 clean: ## remove what cargo built; caches in ~/.cache/bulkhead stay
 	cargo clean
