@@ -43,7 +43,7 @@ use crate::{
     error::{Context as _, Error, Result},
     init::reaper::{Reaped, Reaper},
     place::Place,
-    process::{Exit, Process},
+    process::{Exit, Process, Written},
 };
 use cgroup::Cgroup;
 use seccomp::Filter;
@@ -435,6 +435,7 @@ fn report_exit(process: Arc<Process>, cgroup: Cgroup, reaped: oneshot::Receiver<
             signal: reaped.signal,
             oom_killed: killed && cgroup.oom_kills() > oom_before,
             finished_unix_ns: reaped.at_unix_ns,
+            written: Written::default(),
         });
     });
 }

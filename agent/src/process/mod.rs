@@ -32,6 +32,18 @@ pub struct Exit {
     pub oom_killed: bool,
     /// Unix time, guest clock, in ns.
     pub finished_unix_ns: i64,
+    /// How much it had written.
+    pub written: Written,
+}
+
+/// Lengths of a process's output streams at its end, bytes; `None` where nobody
+/// can know.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Written {
+    /// Standard output.
+    pub stdout: Option<u64>,
+    /// Standard error.
+    pub stderr: Option<u64>,
 }
 
 impl From<Exit> for agent::Exit {
@@ -41,6 +53,8 @@ impl From<Exit> for agent::Exit {
             signal: exit.signal,
             oom_killed: exit.oom_killed,
             finished_unix_ns: exit.finished_unix_ns,
+            stdout_bytes: exit.written.stdout,
+            stderr_bytes: exit.written.stderr,
             ..Default::default()
         }
     }
@@ -156,6 +170,19 @@ impl Streams {
         Ok(streams)
     }
 
+    /// How much was written to each so far. A terminal passes its output on in its
+    /// own time, so only its end tells.
+    fn written(&self) -> Written {
+        if lock(&self.terminal).is_some() {
+            return Written::default();
+        }
+        let length = |stream: &Option<Arc<OutputStream>>| stream.as_ref()?.length();
+        Written {
+            stdout: length(&self.stdout),
+            stderr: length(&self.stderr),
+        }
+    }
+
     fn pump_output(&self, options: &StdioOptions, from: Pipe) -> Arc<OutputStream> {
         let stream = Arc::new(OutputStream::new(options.buffer()));
         let task = tokio::spawn({
@@ -241,12 +268,14 @@ impl Process {
         self.started_unix_ns.load(Ordering::Relaxed)
     }
 
-    /// Records the end. Input that is still pending has no reader any more.
+    /// Records the end, and how much it had written by then. Input that is still
+    /// pending has no reader any more.
     pub fn mark_exited(&self, exit: Exit) {
         if let Some(stdin) = &self.streams.stdin {
             stdin.discard();
         }
-        self.exit.send_replace(Some(exit));
+        let written = self.streams.written();
+        self.exit.send_replace(Some(Exit { written, ..exit }));
     }
 
     /// How it ended, if it has.

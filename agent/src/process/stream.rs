@@ -60,6 +60,8 @@ impl Turn {
 #[derive(Debug)]
 pub struct OutputStream {
     state: Mutex<Output>,
+    /// What is read from, until its end.
+    source: Mutex<Option<Pipe>>,
     /// Told when there is more to send.
     grown: watch::Sender<()>,
     /// Told when there is more room.
@@ -73,14 +75,36 @@ impl OutputStream {
     pub fn new(limit: usize) -> Self {
         Self {
             state: Mutex::new(Output::new(limit)),
+            source: Mutex::default(),
             grown: watch::Sender::new(()),
             trimmed: watch::Sender::new(()),
             turn: Turn::new(),
         }
     }
 
+    /// Bytes written to the stream so far, those that still lie in the pipe among
+    /// them; `None` when the kernel won't say.
+    #[must_use]
+    pub fn length(&self) -> Option<u64> {
+        // Held while the pump moves bytes from the pipe to the state.
+        let state = lock(&self.state);
+        let in_pipe = match &*lock(&self.source) {
+            Some(pipe) => rustix::io::ioctl_fionread(pipe.get_ref()).ok()?,
+            None => 0,
+        };
+        Some(state.written() + in_pipe)
+    }
+
     /// Reads the process's output until no writer is left.
     pub async fn pump(&self, from: Pipe) {
+        *lock(&self.source) = Some(Arc::clone(&from));
+        self.read_all(&from).await;
+        lock(&self.state).end();
+        *lock(&self.source) = None;
+        self.grown.send_replace(());
+    }
+
+    async fn read_all(&self, from: &Pipe) {
         thread_local! {
             // One buffer serves all streams: it is emptied before any await.
             static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; READ]);
@@ -101,8 +125,9 @@ impl OutputStream {
                 BUFFER.with_borrow_mut(|buffer| {
                     let len = room.min(buffer.len());
                     let space = buffer.get_mut(..len).unwrap_or(&mut []);
+                    let mut state = lock(&self.state);
                     let count = rustix::io::read(fd.get_ref(), space)?;
-                    lock(&self.state).push(buffer.get(..count).unwrap_or(&[]));
+                    state.push(buffer.get(..count).unwrap_or(&[]));
                     Ok(count)
                 })
             });
@@ -117,8 +142,6 @@ impl OutputStream {
                 Err(_would_block) => {}
             }
         }
-        lock(&self.state).end();
-        self.grown.send_replace(());
     }
 
     /// Serves one connection from `offset`, until it ends or a newer one comes.
@@ -374,6 +397,35 @@ mod tests {
         drop(next);
         second.await.unwrap().unwrap();
         pump.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_streams_length_counts_what_nobody_has_read() {
+        let (read, write) = rustix::pipe::pipe().unwrap();
+        let stream = Arc::new(OutputStream::new(4));
+        assert_eq!(stream.length(), Some(0));
+        let pump = tokio::spawn({
+            let stream = Arc::clone(&stream);
+            let read = pipe(read).unwrap();
+            async move { stream.pump(read).await }
+        });
+        rustix::io::write(&write, b"0123456789").unwrap();
+        while stream.length() != Some(10) {
+            tokio::task::yield_now().await;
+        }
+        // Four are kept, six lie in the pipe.
+        assert_eq!(lock(&stream.state).written(), 4);
+        lock(&stream.state).acknowledge(4).unwrap();
+        stream.trimmed.send_replace(());
+        while lock(&stream.state).written() < 8 {
+            assert_eq!(stream.length(), Some(10));
+            tokio::task::yield_now().await;
+        }
+        lock(&stream.state).acknowledge(8).unwrap();
+        stream.trimmed.send_replace(());
+        drop(write);
+        pump.await.unwrap();
+        assert_eq!(stream.length(), Some(10));
     }
 
     #[tokio::test]

@@ -51,7 +51,7 @@ pub use microvm::{MicroVm, MicroVmLauncher};
 pub use spec::{
     ClockChange, ContainerSpec, Created, Dns, ExecSpec, Exit, Interface, LogTarget, Process,
     ProcessId, ProcessState, SandboxExit, SandboxRecord, SandboxSpec, Started, Stream, Timing,
-    User, WindowSize,
+    User, WindowSize, Written,
 };
 
 /// Makes, finds again and removes sandboxes of one kind.
@@ -137,7 +137,9 @@ pub trait Sandbox: Send + Sync {
 
     /// Follows a process's output from now on: an exec's from its first byte
     /// (each byte goes to one reader only), a container's as it goes to the log
-    /// (any number of followers).
+    /// (any number of followers). The channel ends when the output is complete,
+    /// which is a moment after the process has ended, whoever else may still hold
+    /// its streams.
     async fn open_output(
         &self,
         process: &ProcessId,

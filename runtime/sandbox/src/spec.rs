@@ -218,6 +218,29 @@ pub struct Exit {
     pub oom_killed: bool,
     /// Unix time, ns, by the host's clock.
     pub finished_unix_ns: i64,
+    /// How much it had written.
+    pub written: Written,
+}
+
+/// Lengths of a process's output streams at its end, bytes, as the guest tells
+/// them; `None` where it does not know.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Written {
+    /// Standard output.
+    pub stdout: Option<u64>,
+    /// Standard error.
+    pub stderr: Option<u64>,
+}
+
+impl Written {
+    /// Length of one stream.
+    #[must_use]
+    pub fn of(&self, stream: Stream) -> Option<u64> {
+        match stream {
+            Stream::Stdout => self.stdout,
+            Stream::Stderr => self.stderr,
+        }
+    }
 }
 
 /// State of a process in the guest.

@@ -3,18 +3,14 @@
 //!
 //! What it writes and how it ended come in one order: every byte first. The end is
 //! the process's own, not its streams': children in the background may hold those
-//! open for ever, and are waited for only as long as they go on writing.
+//! open for ever. The sandbox knows when all is there, and closes its channels.
 
-use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{future::Future, pin::Pin, sync::Arc};
 
 use bulkhead_sandbox::{ErrorKind, ProcessId, Sandbox, Stream, WindowSize};
 use tokio::sync::mpsc;
 
 use crate::error::Result;
-
-/// How long the streams of a process that has ended may stay silent before they
-/// are given up.
-const QUIET: Duration = Duration::from_secs(2);
 
 /// What comes from a process.
 #[derive(Debug)]
@@ -128,7 +124,7 @@ impl Session {
         }
         // What it wrote before it ended is on its way.
         let rest = output(&mut self.stdout, &mut self.stderr);
-        if let Ok(Some(output)) = tokio::time::timeout(QUIET, rest).await {
+        if let Some(output) = rest.await {
             return output;
         }
         match self.ended.take() {

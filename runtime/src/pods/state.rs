@@ -213,6 +213,7 @@ mod tests {
             code,
             oom_killed,
             finished_unix_ns,
+            written: Default::default(),
         }
     }
 

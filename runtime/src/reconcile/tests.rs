@@ -17,6 +17,7 @@ fn guests() -> [Option<(ProcessState, i64)>; 5] {
         code: 1,
         oom_killed: false,
         finished_unix_ns: 9,
+        written: Default::default(),
     };
     [
         None,

@@ -10,7 +10,6 @@
 //! | `missing` | can't be started | can't be started |
 //! | `echo …` | | writes its words and a newline |
 //! | `flood N` | | writes N bytes to stdout |
-//! | `daemonize` | | ends at once, its children keep stdout open |
 
 use std::{
     collections::BTreeMap,
@@ -56,8 +55,6 @@ struct Slot {
     ended: watch::Sender<Option<Exit>>,
     /// Stdout of an exec that nobody has taken yet.
     output: Option<Vec<Vec<u8>>>,
-    /// Keeps the stream open after the end.
-    held_open: bool,
 }
 
 impl Vm {
@@ -141,6 +138,7 @@ impl Vm {
             code,
             oom_killed,
             finished_unix_ns: clock::now_ns(),
+            written: Default::default(),
         };
         slot.state = ProcessState::Exited(exit);
         slot.ended.send_replace(Some(exit));
@@ -219,7 +217,6 @@ fn slot(args: Vec<String>, state: ProcessState) -> Slot {
         started: 0,
         ended: watch::Sender::new(None),
         output: None,
-        held_open: false,
     }
 }
 
@@ -367,11 +364,6 @@ impl Sandbox for FakeSandbox {
                 new.output = Some(pieces);
                 Some(0)
             }
-            "daemonize" => {
-                new.output = Some(vec![b"started\n".to_vec()]);
-                new.held_open = true;
-                Some(0)
-            }
             "exit" => Some(i32::try_from(number(&args, 1)).unwrap_or(255)),
             "true" => Some(0),
             _ => None,
@@ -443,7 +435,7 @@ impl Sandbox for FakeSandbox {
         stream: Stream,
     ) -> Result<mpsc::Receiver<Vec<u8>>> {
         self.call("open_output").await?;
-        let (pieces, mut ended, held_open) = {
+        let (pieces, mut ended) = {
             let mut processes = self.vm.lock();
             let slot = processes.get_mut(process).ok_or_else(|| absent(process))?;
             let output = if stream == Stream::Stdout {
@@ -454,7 +446,6 @@ impl Sandbox for FakeSandbox {
             (
                 output.unwrap_or_default(),
                 slot.ended.subscribe(),
-                slot.held_open,
             )
         };
         if process.exec_id.is_empty() {
@@ -467,10 +458,6 @@ impl Sandbox for FakeSandbox {
                 if sender.send(piece).await.is_err() {
                     return;
                 }
-            }
-            if held_open {
-                sender.closed().await;
-                return;
             }
             tokio::select! {
                 _ = ended.wait_for(Option::is_some) => {}

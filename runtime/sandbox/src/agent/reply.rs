@@ -12,7 +12,7 @@ use crate::{
     error::{Error, ErrorKind, Result},
     paths::check_id,
     rpc,
-    spec::{Exit, Process, ProcessId, ProcessState, User},
+    spec::{Exit, Process, ProcessId, ProcessState, User, Written},
 };
 
 /// Most processes taken from one answer.
@@ -60,6 +60,10 @@ pub fn exit(exit: Option<&agent::Exit>, lifetime: Lifetime) -> Result<Exit> {
         code: exit.exit_code,
         oom_killed: exit.oom_killed,
         finished_unix_ns: lifetime.clamp(exit.finished_unix_ns),
+        written: Written {
+            stdout: exit.stdout_bytes,
+            stderr: exit.stderr_bytes,
+        },
     })
 }
 
@@ -154,6 +158,7 @@ mod tests {
             exit: Some(agent::Exit {
                 exit_code: 3,
                 finished_unix_ns: 5_000,
+                stdout_bytes: Some(7),
                 ..Default::default()
             })
             .into(),
@@ -179,7 +184,11 @@ mod tests {
             ProcessState::Exited(Exit {
                 code: 3,
                 oom_killed: false,
-                finished_unix_ns: 2_000
+                finished_unix_ns: 2_000,
+                written: Written {
+                    stdout: Some(7),
+                    stderr: None,
+                },
             })
         );
     }

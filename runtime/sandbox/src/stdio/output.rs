@@ -66,8 +66,8 @@ impl ContainerOutput {
         }
     }
 
-    /// Follows a stream from now on. The channel ends with the stream, or when
-    /// the follower is too slow.
+    /// Follows a stream from now on. The channel ends when the stream is complete,
+    /// or when the follower is too slow.
     pub fn follow(&self, stream: Stream) -> mpsc::Receiver<Vec<u8>> {
         let (sender, receiver) = mpsc::channel(CHANNEL);
         let mut followers = lock(&self.followers);
@@ -225,13 +225,14 @@ impl Sink {
         }
     }
 
-    /// The output is complete, though more may yet come; returns what may be
-    /// acknowledged.
+    /// The output is complete, though more may yet come and be logged; returns
+    /// what may be acknowledged.
     async fn complete(&mut self, stream: Stream) -> u64 {
         match self {
             Self::Log(output) => {
                 let end = move |log: &mut ContainerLog| log.end(stream, clock::unix_ns());
                 let settled = output.with_log(end).await.settled;
+                output.end_followers(stream);
                 output.mark_complete(stream);
                 settled
             }
@@ -239,13 +240,6 @@ impl Sink {
                 *channel = None;
                 *settled
             }
-        }
-    }
-
-    /// No byte will follow.
-    fn ended(&self, stream: Stream) {
-        if let Self::Log(output) = self {
-            output.end_followers(stream);
         }
     }
 }
@@ -349,10 +343,16 @@ impl Pump {
                 _ = agent.sandbox_dead() => break,
                 () = sleep(pause) => {}
             }
+            if let Some(drain) = &mut self.drain {
+                drain.took(0, pause);
+                if drain.deadline(offset, Instant::now()).is_none() {
+                    self.note_missing(offset);
+                    break;
+                }
+            }
             pause = (pause * 2).min(RETRY.1);
         }
         self.complete().await;
-        self.sink.ended(self.stream);
     }
 
     /// Serves one connection.
@@ -363,10 +363,11 @@ impl Pump {
                 biased;
                 read = connection.read() => Some(read),
                 () = Self::exited(&mut self.exit), if self.drain.is_none() => {
-                    self.drain = Some(Drain::begin());
+                    self.drain = Some(Drain::begin(self.length()));
                     continue;
                 }
-                () = Self::drained(self.drain.as_ref(), began), if !self.complete => None,
+                () = drained(self.drain.as_ref(), connection.offset(), began),
+                    if !self.complete => None,
             };
             let acknowledged = match read {
                 Some(Ok(batch)) => {
@@ -394,7 +395,10 @@ impl Pump {
                     debug!(container = %self.process.container_id, "{:?}: {e}", self.stream);
                     return Ended::Connection;
                 }
-                None => self.complete().await,
+                None => {
+                    self.note_missing(connection.offset());
+                    self.complete().await
+                }
             };
             if connection.acknowledge(acknowledged).await.is_err() {
                 return Ended::Connection;
@@ -414,13 +418,30 @@ impl Pump {
         }
     }
 
-    /// Returns when an ended process's output counts as complete.
-    async fn drained(drain: Option<&Drain>, began: Instant) {
-        match drain.map(|drain| drain.deadline(began)) {
-            None => std::future::pending().await,
-            Some(None) => {}
-            Some(Some(until)) => sleep_until(until).await,
+    /// Length of the stream at the process's end, when that is known.
+    fn length(&self) -> Option<u64> {
+        let exit = self.exit.borrow();
+        exit.as_ref()?.as_ref().ok()?.written.of(self.stream)
+    }
+
+    fn note_missing(&self, offset: u64) {
+        let missing = self.drain.map_or(0, |drain| drain.missing(offset));
+        if missing > 0 {
+            warn!(
+                container = %self.process.container_id, exec = %self.process.exec_id,
+                stream = ?self.stream, missing,
+                "the guest does not send output that it says an ended process has written"
+            );
         }
+    }
+}
+
+/// Returns when an ended process's output, got up to `offset`, counts as complete.
+async fn drained(drain: Option<&Drain>, offset: u64, began: Instant) {
+    match drain.map(|drain| drain.deadline(offset, began)) {
+        None => std::future::pending().await,
+        Some(None) => {}
+        Some(Some(until)) => sleep_until(until).await,
     }
 }
 

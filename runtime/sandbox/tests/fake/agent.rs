@@ -40,6 +40,8 @@ struct Process {
     outputs: [watch::Sender<Output>; 2],
     stdin: tokio::sync::Mutex<(Option<ChildStdin>, u64)>,
     exit: watch::Sender<Option<i32>>,
+    /// Lengths of its outputs at the exit.
+    written: Mutex<[Option<u64>; 2]>,
     started: Mutex<bool>,
     group: Mutex<Option<i32>>,
 }
@@ -58,6 +60,7 @@ impl Process {
             outputs: [watch::Sender::default(), watch::Sender::default()],
             stdin: Default::default(),
             exit: watch::Sender::new(None),
+            written: Mutex::default(),
             started: Mutex::default(),
             group: Mutex::default(),
         })
@@ -86,6 +89,16 @@ impl Process {
             let code = status
                 .code()
                 .unwrap_or_else(|| 128 + status.signal().unwrap());
+            // What lies in its pipes counts too; children may hold them open.
+            for output in &process.outputs {
+                let mut output = output.subscribe();
+                let read = output.wait_for(|output| output.ended);
+                let _ = tokio::time::timeout(Duration::from_millis(300), read).await;
+            }
+            *process.written.lock().unwrap() = process
+                .outputs
+                .each_ref()
+                .map(|output| Some(output.borrow().bytes.len() as u64));
             process.exit.send_replace(Some(code));
         });
         Ok(())
@@ -163,6 +176,13 @@ impl FakeAgent {
         };
         let _ = match hello.stream.enum_value().unwrap() {
             stdio_hello::Stream::STDIN => serve_input(&process, stream).await,
+            which if self.misbehaves("fake.late_output") => {
+                let mut exit = process.exit.subscribe();
+                exit.wait_for(Option::is_some).await.unwrap();
+                tokio::time::sleep(Duration::from_secs(2)).await;
+                let i = usize::from(which == stdio_hello::Stream::STDERR);
+                serve_output(&process.outputs[i], stream, hello.offset).await
+            }
             stdio_hello::Stream::STDERR => {
                 serve_output(&process.outputs[1], stream, hello.offset).await
             }
@@ -403,10 +423,13 @@ impl agent_ttrpc::Agent for FakeAgent {
         let process = self.process(&request.container_id, &request.exec_id)?;
         let mut exit = process.exit.subscribe();
         let code = exit.wait_for(Option::is_some).await.unwrap().unwrap();
+        let [stdout_bytes, stderr_bytes] = *process.written.lock().unwrap();
         Ok(agent::WaitProcessResponse {
             exit: Some(agent::Exit {
                 exit_code: code,
                 finished_unix_ns: now(),
+                stdout_bytes,
+                stderr_bytes,
                 ..Default::default()
             })
             .into(),

@@ -70,20 +70,6 @@ fn a_timeout_kills_and_says_so() {
 }
 
 #[test]
-fn children_that_hold_the_output_open_hold_nobody_up() {
-    on_virtual_time(async {
-        let node = node().await;
-        let (_, id) = running(&node, &["sleep"]).await.unwrap();
-        let done = tokio::time::timeout(
-            Duration::from_secs(10),
-            exec(&node, &id, &["daemonize"], None),
-        );
-        let done = done.await.unwrap().unwrap();
-        assert_eq!((done.stdout.as_slice(), done.code), (&b"started\n"[..], 0));
-    });
-}
-
-#[test]
 fn what_cannot_run_is_refused_at_once() {
     on_virtual_time(async {
         let node = node().await;

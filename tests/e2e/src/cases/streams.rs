@@ -267,9 +267,13 @@ pub(crate) async fn bytes_are_exact(programs: &Programs) -> Result<()> {
             }
         }
         input.end().await?;
-        let (stdout, _, _) = output.rest().await?;
+        let (stdout, stderr, status) = output.rest().await?;
         let got = String::from_utf8_lossy(&stdout).into_owned();
-        ensure!(got.starts_with(&wanted), "{got:?} instead of {wanted}");
+        ensure!(
+            got.starts_with(&wanted),
+            "{got:?} instead of {wanted}: {status} {:?}",
+            String::from_utf8_lossy(&stderr)
+        );
         println!(
             "  {protocol:?}: {count} MiB out in {out:.1?}, in in {:.1?}",
             began.elapsed()
