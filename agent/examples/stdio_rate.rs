@@ -29,13 +29,12 @@ async fn main() -> anyhow::Result<()> {
             }
         }
     });
-    let stream = Arc::new(OutputStream::new(DEFAULT_BUFFER));
+    let stream = Arc::new(OutputStream::new(pipe(read)?, DEFAULT_BUFFER));
     let (agent, mut daemon) = UnixStream::pair()?;
     let began = Instant::now();
     tokio::spawn({
         let stream = Arc::clone(&stream);
-        let read = pipe(read)?;
-        async move { stream.pump(read).await }
+        async move { stream.pump().await }
     });
     tokio::spawn(async move { stream.serve(agent, 0).await });
     let (mut at, mut acknowledged) = (0, 0);

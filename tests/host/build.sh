@@ -6,6 +6,7 @@
 #   DIRECTORY/bulkhead-agent    static                    profile agent
 #   DIRECTORY/bulkhead-e2e      whole-node tests          profile dev
 #   DIRECTORY/bulkhead-bench    benchmarks                profile dev
+#   DIRECTORY/bulkhead-standin  VMM and agent without VM  profile dev
 #   DIRECTORY/bulkhead-testbox  static, for test images   profile agent
 #   DIRECTORY/suites/           tests of crates that      profile dev
 #                               need the test host
@@ -69,9 +70,11 @@ suite() {
     # tenth of a binary that every pod keeps in memory.
     build_static bulkhead-agent agent "-C force-unwind-tables=no"
     build_static bulkhead-testbox agent
-    say "bulkhead-e2e, bulkhead-bench (profile dev)"
-    cargo build --locked -q -p bulkhead-e2e -p bulkhead-bench >&2
-    install -m 0755 "$target/debug/bulkhead-e2e" "$target/debug/bulkhead-bench" "$programs/"
+    say "bulkhead-e2e, bulkhead-bench, bulkhead-standin (profile dev)"
+    cargo build --locked -q -p bulkhead-e2e -p bulkhead-bench -p bulkhead-standin >&2
+    for program in bulkhead-e2e bulkhead-bench bulkhead-standin; do
+        install -m 0755 "$target/debug/$program" "$programs/"
+    done
     suite bulkhead-agent containers
     suite bulkhead-vmm vcpu
     ln -sfn "$("$root/guest-kernel/build.sh" --print-path)" "$programs/vmlinux"

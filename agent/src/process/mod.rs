@@ -184,10 +184,10 @@ impl Streams {
     }
 
     fn pump_output(&self, options: &StdioOptions, from: Pipe) -> Arc<OutputStream> {
-        let stream = Arc::new(OutputStream::new(options.buffer()));
+        let stream = Arc::new(OutputStream::new(from, options.buffer()));
         let task = tokio::spawn({
             let stream = Arc::clone(&stream);
-            async move { stream.pump(from).await }
+            async move { stream.pump().await }
         });
         lock(&self.tasks).push(task.abort_handle());
         stream

@@ -218,7 +218,8 @@ pub struct Exit {
     pub oom_killed: bool,
     /// Unix time, ns, by the host's clock.
     pub finished_unix_ns: i64,
-    /// How much it had written.
+    /// How much it had written. Of no use to a later daemon.
+    #[serde(skip)]
     pub written: Written,
 }
 

@@ -9,22 +9,22 @@
     reason = "tests share helpers, and a failed unwrap is a failed test"
 )]
 
-mod fake;
+mod bench;
 
 use std::time::Duration;
 
+use bench::{Bench, POD};
 use bulkhead_sandbox::Launcher as _;
-use fake::bench::{Bench, POD};
 
 /// Not a test: the process that the launcher starts.
 #[test]
-fn fake_vmm() {
-    fake::vmm::main();
+fn standin() {
+    bench::standin();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_descriptor_is_closed() {
-    for how in ["", "fake.kvm", "fake.panic", "fake.unconfigurable"] {
+    for how in ["", "standin.kvm", "standin.panic", "standin.unconfigurable"] {
         let bench = Bench::misbehaving(how);
         let before = descriptors();
         match bench.launcher.launch(bench.spec()).await {

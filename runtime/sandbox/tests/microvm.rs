@@ -1,4 +1,4 @@
-//! The launcher and its sandboxes against a fake VMM and agent.
+//! The launcher and its sandboxes against a stand-in for VMM and agent.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -7,14 +7,14 @@
     reason = "a failed unwrap is a failed test"
 )]
 
-mod fake;
+mod bench;
 
 use std::{fs, time::Duration};
 
+use bench::{Bench, POD, exec, vmms};
 use bulkhead_sandbox::{
     ClockChange, ErrorKind, Launcher as _, ProcessId, ProcessState, Sandbox, Stream,
 };
-use fake::bench::{Bench, POD, exec, vmms};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     sync::mpsc::Receiver,
@@ -23,8 +23,8 @@ use tokio::{
 
 /// Not a test: the process that the launcher starts.
 #[test]
-fn fake_vmm() {
-    fake::vmm::main();
+fn standin() {
+    bench::standin();
 }
 
 async fn all(mut from: Receiver<Vec<u8>>) -> String {
@@ -292,7 +292,7 @@ async fn a_background_child_does_not_delay_an_exit_and_its_later_lines_are_logge
 /// On a machine that is short of processor time, bytes come long after the exit.
 #[tokio::test(flavor = "multi_thread")]
 async fn output_that_comes_late_is_waited_for() {
-    let bench = Bench::misbehaving("fake.late_output");
+    let bench = Bench::misbehaving("standin.late_output");
     let pod = bench.launcher.launch(bench.spec()).await.unwrap();
     pod.create_container(bench.container("c", "echo log; exec sleep 1"))
         .await
@@ -385,13 +385,17 @@ async fn containers_share_layers_and_a_failed_create_releases_its_own() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_start_that_fails_says_why_and_leaves_nothing() {
     for (how, kind, words) in [
-        ("fake.kvm", ErrorKind::Internal, "cannot open /dev/kvm"),
+        ("standin.kvm", ErrorKind::Internal, "cannot open /dev/kvm"),
         (
-            "fake.panic",
+            "standin.panic",
             ErrorKind::Internal,
-            "Kernel panic - not syncing: fake",
+            "Kernel panic - not syncing: stand-in",
         ),
-        ("fake.unconfigurable", ErrorKind::Internal, "no such sysctl"),
+        (
+            "standin.unconfigurable",
+            ErrorKind::Internal,
+            "no such sysctl",
+        ),
     ] {
         let bench = Bench::misbehaving(how);
         let e = bench.launcher.launch(bench.spec()).await.err().unwrap();
@@ -418,7 +422,7 @@ async fn a_host_without_room_is_said_so_and_nothing_is_left() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_guest_that_never_answers_is_given_up() {
     let bench = Bench::configured(|config| {
-        config.extra_cmdline = "fake.silent".into();
+        config.extra_cmdline = "standin.silent".into();
         config.ready_timeout = Duration::from_secs(2);
     });
     let e = bench.launcher.launch(bench.spec()).await.err().unwrap();
@@ -494,7 +498,7 @@ async fn a_killed_vmm_fails_every_call_under_way() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_guest_that_does_not_stop_is_stopped() {
-    let bench = Bench::misbehaving("fake.stubborn");
+    let bench = Bench::misbehaving("standin.stubborn");
     let pod = bench.launcher.launch(bench.spec()).await.unwrap();
     let stop = pod.stop(Duration::from_millis(100));
     timeout(Duration::from_secs(8), stop)

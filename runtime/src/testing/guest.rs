@@ -443,10 +443,7 @@ impl Sandbox for FakeSandbox {
             } else {
                 None
             };
-            (
-                output.unwrap_or_default(),
-                slot.ended.subscribe(),
-            )
+            (output.unwrap_or_default(), slot.ended.subscribe())
         };
         if process.exec_id.is_empty() {
             self.world.note(format!("follow {}", process.container_id));

@@ -29,6 +29,9 @@ pub struct Programs {
     pub kernel: PathBuf,
     /// Small programs for images; not looked for, since few tests want them.
     pub testbox: PathBuf,
+    /// What serves as VMM and agent where no virtual machine is wanted; not looked
+    /// for either.
+    pub standin: PathBuf,
 }
 
 impl Programs {
@@ -45,7 +48,17 @@ impl Programs {
             agent: find("bulkhead-agent")?,
             kernel: find("vmlinux")?,
             testbox: dir.join("bulkhead-testbox"),
+            standin: dir.join("bulkhead-standin"),
         })
+    }
+
+    /// The same, with the stand-in in place of the VMM.
+    #[must_use]
+    pub fn without_vms(&self) -> Self {
+        Self {
+            vmm: self.standin.clone(),
+            ..self.clone()
+        }
     }
 }
 

@@ -358,7 +358,7 @@ impl Pump {
     /// Serves one connection.
     async fn serve(&mut self, mut connection: OutputConnection) -> Ended {
         loop {
-            let began = Instant::now();
+            let (began, offset) = (Instant::now(), connection.offset());
             let read = tokio::select! {
                 biased;
                 read = connection.read() => Some(read),
@@ -366,7 +366,7 @@ impl Pump {
                     self.drain = Some(Drain::begin(self.length()));
                     continue;
                 }
-                () = drained(self.drain.as_ref(), connection.offset(), began),
+                () = drained(self.drain.as_ref(), offset, began),
                     if !self.complete => None,
             };
             let acknowledged = match read {
@@ -396,7 +396,7 @@ impl Pump {
                     return Ended::Connection;
                 }
                 None => {
-                    self.note_missing(connection.offset());
+                    self.note_missing(offset);
                     self.complete().await
                 }
             };

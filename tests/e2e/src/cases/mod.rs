@@ -77,6 +77,7 @@ pub(crate) const ALL: &[Case] = cases![
     bad_input::full_disk,
     bad_input::requests,
     sequences::random,
+    sequences::random_without_vms,
 ];
 
 /// A started node with the demo image, and what the world looked like then.

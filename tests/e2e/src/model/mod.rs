@@ -42,11 +42,18 @@ pub(crate) struct Plan {
     /// RuntimeClass handler of the pods; empty: the default.
     #[arg(long, default_value = "")]
     pub(crate) handler: String,
+    /// With the stand-in for VMM and agent in place of virtual machines.
+    #[arg(long)]
+    pub(crate) standin: bool,
 }
 
 /// Runs a sequence on a node of its own.
 pub(crate) async fn run(programs: &Programs, plan: &Plan, config: &str) -> Result<()> {
     let seed = plan.seed.unwrap_or_else(by_the_clock);
+    let programs = match plan.standin {
+        true => &programs.without_vms(),
+        false => programs,
+    };
     println!("    model: {} operations, seed {seed}", plan.operations);
     let mut node = Node::new(programs, "model", config)?;
     node.start().await?;
@@ -55,9 +62,10 @@ pub(crate) async fn run(programs: &Programs, plan: &Plan, config: &str) -> Resul
 
     let mut driver = Driver::new(node, plan.handler.clone());
     let mut random = Random::new(seed);
+    let start_ms = if plan.standin { 400 } else { 2_000 };
     let mut counts = std::collections::BTreeMap::<&str, u32>::new();
     for number in 1..=plan.operations {
-        let operation = operation::Operation::random(&mut random, plan.pods);
+        let operation = operation::Operation::random(&mut random, plan.pods, start_ms);
         *counts.entry(operation.name()).or_default() += 1;
         driver.apply(&operation).await.with_context(|| {
             format!(
@@ -65,7 +73,7 @@ pub(crate) async fn run(programs: &Programs, plan: &Plan, config: &str) -> Resul
                 driver.node().daemon_log()
             )
         })?;
-        if number % 50 == 0 {
+        if number % (plan.operations / 10).max(50) == 0 {
             println!("    model: {number} operations");
         }
     }

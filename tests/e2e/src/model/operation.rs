@@ -46,11 +46,12 @@ pub(super) enum Operation {
 }
 
 impl Operation {
-    /// One at random, over so many pods.
-    pub(super) fn random(random: &mut Random, pods: u8) -> Self {
+    /// One at random, over so many pods, that interrupts a start (of `start_ms`) at any
+    /// time.
+    pub(super) fn random(random: &mut Random, pods: u8, start_ms: u64) -> Self {
         let p = u8::try_from(random.below(u64::from(pods))).unwrap_or(0);
         let c = u8::try_from(random.below(CONTAINERS)).unwrap_or(0);
-        let wait = random.below(2_000);
+        let wait = random.below(start_ms);
         let short = random.below(3) == 0;
         let choices = [
             (12, Self::Run(p)),

@@ -1,4 +1,4 @@
-//! The fake agent: containers are shell commands of this machine.
+//! The agent's side: containers are shell commands of this machine.
 
 use std::{
     collections::HashMap,
@@ -22,11 +22,11 @@ use tokio::{
 };
 use ttrpc::{asynchronous::TtrpcContext, error::get_rpc_status};
 
-use super::vmm::{Disks, end};
+use crate::vmm::{Disks, end};
 
 type Key = (String, String);
 
-pub(crate) struct FakeAgent {
+pub(crate) struct Agent {
     disks: Disks,
     run_dir: String,
     cmdline: String,
@@ -139,7 +139,7 @@ fn now() -> i64 {
     .unwrap()
 }
 
-impl FakeAgent {
+impl Agent {
     pub(crate) fn new(disks: Disks, run_dir: &str, cmdline: String) -> Arc<Self> {
         Arc::new(Self {
             disks,
@@ -176,7 +176,7 @@ impl FakeAgent {
         };
         let _ = match hello.stream.enum_value().unwrap() {
             stdio_hello::Stream::STDIN => serve_input(&process, stream).await,
-            which if self.misbehaves("fake.late_output") => {
+            which if self.misbehaves("standin.late_output") => {
                 let mut exit = process.exit.subscribe();
                 exit.wait_for(Option::is_some).await.unwrap();
                 tokio::time::sleep(Duration::from_secs(2)).await;
@@ -264,14 +264,14 @@ async fn serve_input(
 }
 
 #[async_trait]
-impl agent_ttrpc::Agent for FakeAgent {
+impl agent_ttrpc::Agent for Agent {
     async fn info(
         &self,
         _: &TtrpcContext,
         _: agent::InfoRequest,
     ) -> ttrpc::Result<agent::InfoResponse> {
         Ok(agent::InfoResponse {
-            agent_version: "fake".into(),
+            agent_version: "stand-in".into(),
             configured: *self.configured.lock().unwrap(),
             ..Default::default()
         })
@@ -283,7 +283,7 @@ impl agent_ttrpc::Agent for FakeAgent {
         request: agent::ConfigureSandboxRequest,
     ) -> ttrpc::Result<agent::Empty> {
         assert_eq!(request.scratch_serial, "scratch");
-        if self.misbehaves("fake.unconfigurable") {
+        if self.misbehaves("standin.unconfigurable") {
             return Err(get_rpc_status(ttrpc::Code::INTERNAL, "no such sysctl"));
         }
         *self.configured.lock().unwrap() = true;
@@ -347,7 +347,10 @@ impl agent_ttrpc::Agent for FakeAgent {
         }
         let spec: serde_json::Value = serde_json::from_slice(&request.oci_spec).unwrap();
         let args: Vec<String> = serde_json::from_value(spec["process"]["args"].clone()).unwrap();
-        if args[0] == "refuse" {
+        // There is no root file system with names in it: numbers, and root.
+        let user = request.user.spec.split(':').next().unwrap_or_default();
+        let known = user == "root" || user.bytes().all(|byte| byte.is_ascii_digit());
+        if args[0] == "refuse" || !known {
             return Err(get_rpc_status(
                 ttrpc::Code::INVALID_ARGUMENT,
                 "no such user",
@@ -543,7 +546,7 @@ impl agent_ttrpc::Agent for FakeAgent {
         _: &TtrpcContext,
         _: agent::ShutdownRequest,
     ) -> ttrpc::Result<agent::Empty> {
-        if self.misbehaves("fake.stubborn") {
+        if self.misbehaves("standin.stubborn") {
             std::future::pending::<()>().await;
         }
         let run_dir = self.run_dir.clone();

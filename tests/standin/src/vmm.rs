@@ -1,4 +1,4 @@
-//! The fake VMM.
+//! The VMM's side.
 
 use std::{
     collections::HashMap,
@@ -12,7 +12,7 @@ use std::{
 
 use async_trait::async_trait;
 use bulkhead_agent_api::{agent::Ready, forward, ready};
-use bulkhead_vmm_api::{EXIT_REPORT, ExitReason, ExitReport, vmm, vmm_ttrpc};
+use bulkhead_vmm_api::{CONFIG_FD_FLAG, EXIT_REPORT, ExitReason, ExitReport, vmm, vmm_ttrpc};
 use protobuf::Message as _;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use tokio::{
@@ -26,7 +26,7 @@ use ttrpc::{
     error::get_rpc_status,
 };
 
-use super::agent::FakeAgent;
+use crate::agent::Agent;
 
 fn descriptor(number: u32) -> OwnedFd {
     let number = RawFd::try_from(number).unwrap();
@@ -47,7 +47,7 @@ pub(crate) fn end(run_dir: &str, reason: ExitReason, message: &str) -> ! {
     let report = ExitReport {
         reason: reason.as_str().into(),
         message: message.into(),
-        console: "a line\nKernel panic - not syncing: fake\n".into(),
+        console: "a line\nKernel panic - not syncing: stand-in\n".into(),
         ..Default::default()
     };
     let path = std::path::Path::new(run_dir).join(EXIT_REPORT);
@@ -55,37 +55,30 @@ pub(crate) fn end(run_dir: &str, reason: ExitReason, message: &str) -> ! {
     process::exit(i32::from(reason as u8))
 }
 
-/// The process that the launcher starts; returns at once in any other.
-pub(crate) fn main() {
-    let Ok(arguments) = std::env::var("FAKE_VMM") else {
-        return;
-    };
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .unwrap();
-    runtime.block_on(run(&arguments));
-}
-
 /// Serves until it is stopped.
-async fn run(arguments: &str) {
-    let number = arguments.strip_prefix("--config-fd ").unwrap();
+pub(crate) async fn run(arguments: &[String]) -> ! {
+    let [flag, number] = arguments else {
+        panic!("{arguments:?} in place of {CONFIG_FD_FLAG} NUMBER");
+    };
+    assert_eq!(flag, CONFIG_FD_FLAG);
     let mut bytes = Vec::new();
     File::from(descriptor(number.parse().unwrap()))
         .read_to_end(&mut bytes)
         .unwrap();
     let config = vmm::VmConfig::parse_from_bytes(&bytes).unwrap();
     let misbehaves = |how: &str| config.cmdline.split(' ').any(|word| word == how);
-    println!("fake VMM of {} in {}", config.pod_id, config.run_dir);
-    if misbehaves("fake.kvm") {
+    println!(
+        "stand-in for the VMM of {} in {}",
+        config.pod_id, config.run_dir
+    );
+    if misbehaves("standin.kvm") {
         end(
             &config.run_dir,
             ExitReason::KvmUnusable,
             "cannot open /dev/kvm",
         );
     }
-    if misbehaves("fake.panic") {
+    if misbehaves("standin.panic") {
         end(
             &config.run_dir,
             ExitReason::GuestPanic,
@@ -100,13 +93,13 @@ async fn run(arguments: &str) {
     let disks: Disks = Arc::default();
     disks.lock().unwrap().insert("scratch".into(), true);
     let run_dir = config.run_dir.clone();
-    let agent = FakeAgent::new(Arc::clone(&disks), &run_dir, config.cmdline.clone());
+    let agent = Agent::new(Arc::clone(&disks), &run_dir, config.cmdline.clone());
     let handed: Handed = Arc::default();
     tokio::spawn(take_descriptors(
         listener(config.handover_fd),
         Arc::clone(&handed),
     ));
-    let service = Arc::new(FakeVmm {
+    let service = Arc::new(Vmm {
         config: config.clone(),
         disks,
         handed,
@@ -122,21 +115,21 @@ async fn run(arguments: &str) {
         Arc::clone(&agent),
     ));
 
-    if misbehaves("fake.silent") {
-        std::future::pending::<()>().await;
+    if misbehaves("standin.silent") {
+        std::future::pending().await
     }
     let ready = format!("{}/{}_2048", config.run_dir, config.vsock.uds_prefix);
     let mut notice = UnixStream::connect(ready).await.unwrap();
     let message = Ready {
-        agent_version: "fake".into(),
-        kernel_release: "6.12.0-fake".into(),
+        agent_version: "stand-in".into(),
+        kernel_release: "6.12.0-standin".into(),
         ..Default::default()
     };
     notice
         .write_all(&ready::encode(&message).unwrap())
         .await
         .unwrap();
-    std::future::pending::<()>().await;
+    std::future::pending().await
 }
 
 /// Disks by serial, and whether the guest holds them.
@@ -169,7 +162,7 @@ async fn take_descriptors(listener: UnixListener, handed: Handed) {
     }
 }
 
-async fn serve_vsock(listener: UnixListener, agent: Arc<FakeAgent>) {
+async fn serve_vsock(listener: UnixListener, agent: Arc<Agent>) {
     let (to_agent, connections) = mpsc::channel::<std::io::Result<UnixStream>>(16);
     let mut server = Server::new()
         .add_listener(Listener::new(ReceiverStream::new(connections)))
@@ -212,14 +205,14 @@ async fn forward_to(mut stream: UnixStream) {
     tokio::io::copy(&mut from, &mut to).await.unwrap();
 }
 
-struct FakeVmm {
+struct Vmm {
     config: vmm::VmConfig,
     disks: Disks,
     handed: Handed,
 }
 
 #[async_trait]
-impl vmm_ttrpc::Vmm for FakeVmm {
+impl vmm_ttrpc::Vmm for Vmm {
     async fn status(
         &self,
         _: &TtrpcContext,
@@ -228,7 +221,7 @@ impl vmm_ttrpc::Vmm for FakeVmm {
         let mut devices: Vec<_> = self.disks.lock().unwrap().keys().cloned().collect();
         devices.sort();
         Ok(vmm::StatusResponse {
-            version: "fake".into(),
+            version: "stand-in".into(),
             pid: process::id(),
             timings: Some(vmm::Timings {
                 spawn_ns: self.config.spawn_monotonic_ns,
@@ -283,11 +276,12 @@ impl vmm_ttrpc::Vmm for FakeVmm {
         request: vmm::AddDiskRequest,
     ) -> ttrpc::Result<vmm::AddDiskResponse> {
         let fd = self.handed.lock().unwrap().remove(&request.token);
-        let mut content = String::new();
+        let mut start = Vec::new();
         File::from(fd.unwrap())
-            .read_to_string(&mut content)
+            .take(16)
+            .read_to_end(&mut start)
             .unwrap();
-        if content == "broken" {
+        if start == b"broken" {
             let code = ttrpc::Code::INVALID_ARGUMENT;
             return Err(get_rpc_status(code, "the disk is broken"));
         }

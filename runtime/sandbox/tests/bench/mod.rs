@@ -1,4 +1,6 @@
-//! A launcher of fake VMs in a directory of its own, and what tests ask of it.
+//! A launcher of stand-ins for VMs in a directory of its own, and what tests ask of
+//! it. It starts a shell script that starts this test binary again, as the test
+//! `standin`.
 
 use std::{
     fs,
@@ -24,7 +26,7 @@ impl Bench {
         Self::misbehaving("")
     }
 
-    /// With words for the fakes on the kernel command line.
+    /// With words for the stand-in on the kernel command line.
     pub(crate) fn misbehaving(how: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let launcher = launcher(dir.path(), how, &|_| {});
@@ -119,7 +121,15 @@ impl Bench {
     }
 }
 
-/// Fake VMMs that serve pods beneath `dir`: those with a descriptor of its files.
+/// The process that the launcher starts; returns at once in any other.
+pub(crate) fn standin() {
+    if let Ok(arguments) = std::env::var("STANDIN") {
+        let arguments: Vec<String> = arguments.split(' ').map(str::to_owned).collect();
+        bulkhead_standin::serve(&arguments)
+    }
+}
+
+/// Stand-ins that serve pods beneath `dir`: those with a descriptor of its files.
 pub(crate) fn vmms(dir: &Path) -> Vec<u32> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc").unwrap().flatten() {
@@ -139,11 +149,11 @@ pub(crate) fn vmms(dir: &Path) -> Vec<u32> {
 }
 
 fn launcher(dir: &Path, words: &str, change: &dyn Fn(&mut MicroVmConfig)) -> MicroVmLauncher {
-    let vmm = dir.join("fake-vmm");
+    let vmm = dir.join("vmm");
     if !vmm.exists() {
         let this = std::env::current_exe().unwrap();
         let script = format!(
-            "#!/bin/sh\nFAKE_VMM=\"$*\" exec {} --exact fake_vmm --nocapture\n",
+            "#!/bin/sh\nSTANDIN=\"$*\" exec {} --exact standin --nocapture\n",
             this.display()
         );
         fs::write(&vmm, script).unwrap();
