@@ -5,6 +5,7 @@
 //! machine does falls on all of them alike. Nothing here knows which runtime it
 //! talks to.
 
+mod crowd;
 mod cycles;
 mod execs;
 mod logs;
@@ -59,6 +60,10 @@ pub(crate) struct Options {
     /// Output of a container to its log, MiB; and of a command, up to 8 MiB of it.
     #[arg(long, default_value_t = 16)]
     output_mib: u32,
+    /// With --beside: pods without virtual machines (the daemon with a stand-in for
+    /// VMM and agent) that stand while lists and status are asked for; 0: none.
+    #[arg(long, default_value_t = 1000)]
+    crowd: u32,
 }
 
 /// Drives every runtime.
@@ -78,7 +83,11 @@ pub(crate) async fn run(options: Options) -> Result<Report> {
     if let Some(neighbours) = neighbours {
         neighbours.stop().await?;
     }
-    measured
+    let mut report = measured?;
+    if let (Some(_), Some(bin_dir), 1..) = (&options.beside, &options.bin_dir, options.crowd) {
+        crowd::run(bin_dir, &options, &mut report).await?;
+    }
+    Ok(report)
 }
 
 async fn measure(options: &Options, addresses: Vec<Address>) -> Result<Report> {

@@ -3,11 +3,21 @@
 use anyhow::{Context as _, Result};
 use bulkhead_cri_api::v1 as cri;
 
-use super::target::Target;
+use super::target::{Pod, Target};
 use crate::report::Report;
+
+/// Pods, each with a running container.
+pub(crate) type Standing = Vec<(Pod, String)>;
 
 /// Asks `calls` times over `pods` pods with a running container each.
 pub(crate) async fn run(target: &Target, pods: u32, calls: u32, report: &mut Report) -> Result<()> {
+    let standing = stand(target, pods).await?;
+    ask(target, &standing, calls, report).await?;
+    remove(target, standing).await
+}
+
+/// Starts so many.
+pub(crate) async fn stand(target: &Target, pods: u32) -> Result<Standing> {
     let mut standing = Vec::new();
     for number in 0..pods {
         let pod = target.run_pod(&format!("standing-{number}")).await?;
@@ -15,6 +25,16 @@ pub(crate) async fn run(target: &Target, pods: u32, calls: u32, report: &mut Rep
         target.start(&container).await?;
         standing.push((pod, container));
     }
+    Ok(standing)
+}
+
+/// Asks `calls` times while they stand.
+pub(crate) async fn ask(
+    target: &Target,
+    standing: &Standing,
+    calls: u32,
+    report: &mut Report,
+) -> Result<()> {
     let mut runtime = target.runtime();
     for _ in 0..calls {
         let (pod, container) = standing.last().context("no pods")?;
@@ -42,6 +62,11 @@ pub(crate) async fn run(target: &Target, pods: u32, calls: u32, report: &mut Rep
         let work = target.status(container);
         target.time(report, "ContainerStatus, ms", work).await?;
     }
+    Ok(())
+}
+
+/// Removes them.
+pub(crate) async fn remove(target: &Target, standing: Standing) -> Result<()> {
     for (pod, _) in standing {
         target.stop_pod(&pod).await?;
         target.remove_pod(&pod).await?;

@@ -2,7 +2,7 @@
 //! same kernel and initramfs.
 
 mod kvm;
-mod memory;
+pub(crate) mod memory;
 mod ours;
 mod peers;
 
