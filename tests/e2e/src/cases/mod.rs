@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod crash;
+mod leaks;
 mod lifecycle;
 mod many;
 mod processes;
@@ -56,6 +57,7 @@ pub(crate) const ALL: &[Case] = cases![
     streams::attach_streams,
     streams::port_forward,
     streams::bytes_are_exact,
+    leaks::a_thousand_streams,
     usage::figures_are_plausible,
     usage::events_are_told,
     usage::limits_change,

@@ -25,6 +25,10 @@ const GROUP: &[u8] = b"root:x:0:\nwww-data:x:33:\nusers:x:100:\ndefault-user:x:1
 /// Puts the user of number 1000 into one more group.
 const GROUP_IN_IMAGE: &[u8] = b"group-defined-in-image:x:50000:default-user\n";
 
+/// What critest runs where anything will do, as PID 1: to SIGTERM, which the kernel
+/// keeps from a PID 1 without a handler, the `top` it means has one, Debian's has not.
+const TOP: &[u8] = b"#!/bin/sh\ntrap 'exit 0' TERM\nsleep 1000000 & wait\n";
+
 /// Builds and imports all of them.
 ///
 /// # Errors
@@ -63,6 +67,11 @@ fn all(testbox: &[u8]) -> Result<Vec<(String, Vec<u8>)>> {
     add(format!("{E2E}/busybox:1.29-2"), &[&base, &system], shell)?;
     let server = json!({ "Env": ["PATH=/bin"], "Cmd": ["nginx"] });
     add(format!("{E2E}/nginx:1.14-2"), &[&base, &system], server)?;
+    let server = json!({
+        "Env": ["PATH=/bin"],
+        "Cmd": ["sh", "-c", "echo httpd serves; exec nginx"],
+    });
+    add(format!("{E2E}/httpd:2.4.39-4"), &[&base, &system], server)?;
     let server = json!({ "Env": ["PATH=/bin"], "Cmd": ["nginx", "12003"] });
     add(
         format!("{TOOLS}/hostnet-nginx-amd64:latest"),
@@ -127,6 +136,7 @@ fn system(testbox: &[u8], group: &[u8]) -> Result<Vec<u8>> {
         .file("bin/nginx", 0o755, testbox)?
         .symlink("bin/pgrep", "testbox")?
         .symlink("bin/ipcs", "testbox")?
+        .file("bin/top", 0o755, TOP)?
         .dir("etc", 0o755)?
         .file("etc/passwd", 0o644, PASSWD)?
         .file("etc/group", 0o644, group)?
