@@ -57,9 +57,9 @@ host: setup ## build the test host's command
 
 e2e: build host ## whole-node tests, in one boot of the test host
 	$(call say,e2e,whole-node tests in the test host)
-	$(IN_HOST) --timeout 2400 -- $(PROGRAMS)/bulkhead-e2e test || { \
+	$(IN_HOST) --timeout 3600 -- $(PROGRAMS)/bulkhead-e2e test || { \
 		[ $$? = 125 ] && echo 'e2e: the emulated test host itself died; once more' && \
-		$(IN_HOST) --timeout 2400 -- $(PROGRAMS)/bulkhead-e2e test; }
+		$(IN_HOST) --timeout 3600 -- $(PROGRAMS)/bulkhead-e2e test; }
 
 conformance: build host ## critest, brought along as BULKHEAD_CRITEST=…: docs/conformance.md
 	$(call say,conformance,critest in the test host)

@@ -260,6 +260,10 @@ mod tests {
             ("[vm]\nvcpus_boot = 4\nvcpus_max = 2", "vm.vcpus_max"),
             ("[vm]\nscratch_gib = 0", "vm.scratch_gib"),
             ("[vm]\nboot_timeout_seconds = 0", "vm.boot_timeout_seconds"),
+            (
+                "[vm]\nanswer_timeout_seconds = 0",
+                "vm.answer_timeout_seconds",
+            ),
             ("[vm]\nvmm_uid_first = 0", "vm.vmm_uid_first"),
             ("[vm]\nvmm_uid_count = 0", "vm.vmm_uid_count"),
             ("[vm]\nvmm_uid_first = 4294967000", "vm.vmm_uid_count"),

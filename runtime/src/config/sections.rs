@@ -58,6 +58,11 @@ section! {
         kernel_cmdline_extra: String = String::new();
         /// How long a guest may take to be ready, in seconds.
         boot_timeout_seconds: u32 = 30;
+        /// How long a guest that is ready, or its VMM, may take to answer, in seconds.
+        answer_timeout_seconds: u32 = 60;
+        /// How many pods start at the same moment; others wait for their turn. 0: two for each
+        /// CPU of this machine.
+        starts_at_once: u32 = 0;
         /// Each pod's VMM runs under a user id of its own, from this one on. No account and no
         /// container on this machine may use the range.
         vmm_uid_first: u32 = 1_900_000_000;

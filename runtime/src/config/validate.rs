@@ -119,6 +119,9 @@ fn vm(config: &Config) -> Option<Fault> {
     if !(1..=3600).contains(&vm.boot_timeout_seconds) {
         return fault("vm", "boot_timeout_seconds", "must be 1 to 3600 seconds");
     }
+    if !(1..=3600).contains(&vm.answer_timeout_seconds) {
+        return fault("vm", "answer_timeout_seconds", "must be 1 to 3600 seconds");
+    }
     // Below 1000 are the system's own accounts on every distribution.
     if vm.vmm_uid_first < 1000 {
         return fault(

@@ -124,7 +124,7 @@ pub(crate) fn phases(timings: &[PhaseTiming]) {
 /// Which program a phase of the start is spent in.
 fn role(phase: &str) -> &'static str {
     match phase {
-        "prepare" | "configure" => "daemon",
+        "queued" | "prepare" | "configure" => "daemon",
         "guest kernel" => "guest",
         "agent" => "agent",
         _ => "vmm",

@@ -40,6 +40,7 @@ mod session;
 mod settle;
 pub mod sizing;
 mod start;
+mod starts;
 pub mod state;
 mod stop;
 mod stop_container;
@@ -68,7 +69,7 @@ use crate::{
     observe::metrics::Metrics,
     pods::{
         events::Events, images::Images, inflight::Inflight, model::Model, network::PodNetwork,
-        sizing::Sizing,
+        sizing::Sizing, starts::Starts,
     },
     stats::Sampling,
     store::{ContainerKey, PodKey, Records},
@@ -79,6 +80,8 @@ use crate::{
 pub struct Settings {
     /// Most pods at once.
     pub max_pods: usize,
+    /// Most pods that start at the same moment; others wait for their turn.
+    pub starts_at_once: usize,
     /// Runtime handlers that pods may ask for; the empty one is always there.
     pub handlers: Vec<String>,
     /// Sizes of microVMs.
@@ -103,6 +106,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             max_pods: 1000,
+            starts_at_once: starts_per_machine(),
             handlers: vec!["bulkhead".to_owned()],
             sizing: Sizing::default(),
             scratch_bytes: 10 << 30,
@@ -116,6 +120,12 @@ impl Default for Settings {
             writable_fs: "/var/lib/bulkhead".into(),
         }
     }
+}
+
+/// Two a CPU: while one loads a kernel from the disk, another computes.
+#[must_use]
+pub fn starts_per_machine() -> usize {
+    2 * std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// What the lifecycle works with.
@@ -156,12 +166,14 @@ pub(crate) struct Inner {
     refused_cidr: Mutex<Option<String>>,
     /// Guards the choice of a uid until the record that holds it is in the model.
     uids: Mutex<()>,
+    starts: Starts,
 }
 
 impl Pods {
     /// An empty node. The reconciler fills it from the records.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
+        let starts = Starts::new(parts.settings.starts_at_once);
         Self {
             inner: Arc::new(Inner {
                 model: Model::default(),
@@ -177,6 +189,7 @@ impl Pods {
                 unwritten: Mutex::default(),
                 refused_cidr: Mutex::default(),
                 uids: Mutex::default(),
+                starts,
             }),
         }
     }

@@ -184,6 +184,7 @@ impl Inner {
             .commit(vec![Change::PutPod(Arc::clone(&record))])
             .await?;
 
+        let turn = self.starts.turn().await;
         let tap = self.network.tap(lease).await?;
         let size = self.settings.sizing.of(&record.config);
         let spec = sandbox_spec(&record, lease, tap, size, self.settings.scratch_bytes)?;
@@ -194,6 +195,7 @@ impl Inner {
         ready.phase = PodPhase::Ready;
         ready.sandbox = Some(sandbox.record());
         ready.timings = timings(sandbox.as_ref());
+        ready.timings.insert(0, turn.phase());
         self.metrics.pod_started(&ready.timings);
         traces::phases(&ready.timings);
         ready.size = Some(size);

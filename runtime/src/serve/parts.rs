@@ -13,7 +13,7 @@ use crate::{
     error::{Error, Result},
     observe::metrics::Metrics,
     paths::Paths,
-    pods::{Parts, Pods, Settings, sizing::Sizing},
+    pods::{Parts, Pods, Settings, sizing::Sizing, starts_per_machine},
     stats::Sampling,
     store::Database,
 };
@@ -62,6 +62,10 @@ fn settings(config: &Config, paths: &Paths) -> Settings {
     };
     Settings {
         max_pods: usize::try_from(config.limits.pods).unwrap_or(usize::MAX),
+        starts_at_once: match config.vm.starts_at_once {
+            0 => starts_per_machine(),
+            count => usize::try_from(count).unwrap_or(usize::MAX),
+        },
         sizing: Sizing {
             vcpus: config.vm.vcpus_boot,
             max_vcpus,
@@ -107,6 +111,7 @@ fn launcher(config: &Config, paths: &Paths, scratch_bytes: u64) -> Result<MicroV
         console: config.vm.console,
         extra_cmdline: config.vm.kernel_cmdline_extra.clone(),
         ready_timeout: Duration::from_secs(u64::from(config.vm.boot_timeout_seconds)),
+        call_timeout: Duration::from_secs(u64::from(config.vm.answer_timeout_seconds)),
         vmm_log: config.logging.vmm_level.clone(),
         ..MicroVmConfig::default()
     };

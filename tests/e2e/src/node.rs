@@ -63,7 +63,7 @@ impl Programs {
 }
 
 /// How long anything may take that boots a guest, in a software-emulated host.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+pub const PATIENCE: Duration = Duration::from_secs(300);
 
 /// A node.
 pub struct Node {
@@ -96,7 +96,7 @@ impl Node {
         let config = format!(
             "[paths]\nstate_dir = \"{state}\"\nrun_dir = \"{run}\"\nsocket = \"{socket}\"\n\
              kernel = \"{kernel}\"\nvmm = \"{vmm}\"\nagent = \"{agent}\"\n\
-             [vm]\nboot_timeout_seconds = 300\n{extra}\n",
+             [vm]\nboot_timeout_seconds = 300\nanswer_timeout_seconds = 300\n{extra}\n",
             state = node.state_dir().display(),
             run = node.run_dir().display(),
             socket = node.socket().display(),
@@ -202,7 +202,7 @@ impl Node {
             let pid = nix::unistd::Pid::from_raw(i32::try_from(pid)?);
             nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM)?;
         }
-        match tokio::time::timeout(Duration::from_secs(20), daemon.wait()).await {
+        match tokio::time::timeout(PATIENCE, daemon.wait()).await {
             Ok(status) => {
                 let status = status?;
                 anyhow::ensure!(status.success(), "the daemon ended with {status}");
@@ -210,7 +210,7 @@ impl Node {
             }
             Err(_) => {
                 daemon.start_kill()?;
-                bail!("the daemon ignored SIGTERM for 20 s");
+                bail!("the daemon ignored SIGTERM for {PATIENCE:?}");
             }
         }
     }

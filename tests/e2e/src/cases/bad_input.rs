@@ -1,6 +1,6 @@
 //! What is wrong is refused with a reason, and leaves nothing behind.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
 use bulkhead_cri_api::v1 as cri;
@@ -9,7 +9,7 @@ use serde_json::json;
 use super::{clean, look, node};
 use bulkhead_e2e::{
     image::{self, Archive, Compression, Layer},
-    node::{Node, Programs},
+    node::{Node, PATIENCE, Programs},
     pod::{Pod, container_config, pod_config},
 };
 
@@ -164,9 +164,9 @@ pub(crate) async fn guests_that_do_not_come_up(programs: &Programs) -> Result<()
 
     // The names say nothing that the messages are searched for.
     for (name, programs, timeout, wanted) in [
-        ("ending", panics, 60, "panic"),
+        ("ending", panics, 300, "panic"),
         ("mute", mute, 8, "not ready within"),
-        ("noise", no_kernel, 30, "kernel"),
+        ("noise", no_kernel, 300, "kernel"),
     ] {
         let node = Node::new(&programs, name, "")?;
         let config = std::fs::read_to_string(node.config())?.replace(
@@ -205,11 +205,7 @@ async fn refused(mut node: Node, name: &str, wanted: &str) -> Result<()> {
         status.message().to_lowercase().contains(wanted),
         "{name}: {status:?}"
     );
-    ensure!(
-        began.elapsed() < Duration::from_secs(90),
-        "{name}: {:?}",
-        began.elapsed()
-    );
+    ensure!(began.elapsed() < PATIENCE, "{name}: {:?}", began.elapsed());
     drop(client);
     clean(node, &world).await
 }

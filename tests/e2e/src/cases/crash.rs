@@ -203,7 +203,7 @@ pub(crate) async fn vmm_killed(programs: &Programs) -> Result<()> {
         }
     }
     ensure!(killed > 0, "no VMM was found");
-    let status = pod.exited(&id, Duration::from_secs(10)).await?;
+    let status = pod.exited(&id, PATIENCE).await?;
     ensure!(status.exit_code != 0, "{status:?}");
     ensure!(!status.reason.is_empty(), "{status:?}");
     ensure!(pod.pod_status().await?.state() == cri::PodSandboxState::SandboxNotready);

@@ -3,7 +3,10 @@
 use anyhow::{Context as _, Result, ensure};
 
 use super::{clean, node};
-use bulkhead_e2e::{node::Programs, pod::Pod};
+use bulkhead_e2e::{
+    node::{PATIENCE, Programs},
+    pod::Pod,
+};
 
 /// Twenty pods at the same time, each with a container that answers, then none:
 /// the host is as it was.
@@ -23,10 +26,8 @@ pub(crate) async fn twenty_pods_leave_nothing(programs: &Programs) -> Result<()>
     let mut addresses = std::collections::BTreeSet::new();
     for (pod, name) in pods.iter_mut().zip(&names) {
         addresses.insert(pod.address().await?);
-        for _ in 0..100 {
-            if !pod.log("c")?.is_empty() {
-                break;
-            }
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        while pod.log("c")?.is_empty() && tokio::time::Instant::now() < deadline {
             tokio::time::sleep(std::time::Duration::from_millis(100)).await;
         }
         ensure!(pod.output("c", "stdout")? == format!("{name}\n"));

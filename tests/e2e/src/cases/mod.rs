@@ -106,7 +106,7 @@ async fn clean_after_restart(mut node: Node, before: &World) -> Result<()> {
 async fn clean(mut node: Node, before: &World) -> Result<()> {
     let mut differences = Vec::new();
     // Sockets of clients that just went away close a moment later.
-    for _ in 0..50 {
+    for _ in 0..300 {
         differences = before.differences(&look(&node)?);
         if differences.is_empty() {
             break;

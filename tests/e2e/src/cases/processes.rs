@@ -1,7 +1,5 @@
 //! Processes: how they end, what they print, what is asked of them.
 
-use std::time::{Duration, Instant};
-
 use anyhow::{Result, ensure};
 use bulkhead_cri_api::v1 as cri;
 
@@ -114,13 +112,15 @@ pub(crate) async fn exec_never_hangs(programs: &Programs) -> Result<()> {
     let mut pod = Pod::run(&node, "hang").await?;
     let id = pod.sh("c", "exec sleep 100000").await?;
 
-    let began = Instant::now();
     let missing = pod.exec_within(&id, &["/no/such/program"], 60).await;
     match &missing {
         Ok(reply) => ensure!(reply.exit_code != 0, "{reply:?}"),
-        Err(status) => ensure!(status.message().contains("/no/such/program"), "{status:?}"),
+        Err(status) => ensure!(
+            status.code() != tonic::Code::DeadlineExceeded
+                && status.message().contains("/no/such/program"),
+            "{status:?}"
+        ),
     }
-    ensure!(began.elapsed() < Duration::from_secs(20), "{missing:?}");
 
     let slow = pod.exec_within(&id, &["/bin/sleep", "9999"], 2).await;
     ensure!(
@@ -140,14 +140,9 @@ pub(crate) async fn exec_never_hangs(programs: &Programs) -> Result<()> {
         "a timed-out exec lives on: {left:?}"
     );
 
-    let began = Instant::now();
-    let background = pod.exec(&id, "sleep 7777 & echo started").await?;
+    let background = pod.exec(&id, "sleep 7777 & echo started");
+    let background = tokio::time::timeout(PATIENCE, background).await??;
     ensure!(background.stdout.as_ref() == b"started\n", "{background:?}");
-    ensure!(
-        began.elapsed() < Duration::from_secs(30),
-        "{:?}",
-        began.elapsed()
-    );
 
     pod.stop_container(&id, 1).await?;
     let dead = pod.exec_within(&id, &["/bin/true"], 10).await;
