@@ -42,7 +42,9 @@ pub(super) async fn measured(
             let sample = match pod.sandbox() {
                 Some(_) => {
                     let enough = |sample: &Sample| containers.iter().all(|it| is_in(sample, it));
-                    pod.meter.sufficient(PATIENCE, enough).await
+                    let sample = pod.meter.sufficient(PATIENCE, enough).await;
+                    pod.meter.used();
+                    sample
                 }
                 None => pod.meter.latest(),
             };

@@ -70,6 +70,7 @@ fn pod_cpu_ns(stats: &SandboxStats) -> u64 {
 pub struct Meter {
     latest: watch::Sender<Option<Arc<Sample>>>,
     wanted: Notify,
+    used: Notify,
     rates: Mutex<Rates>,
     /// The last attempt to take a sample failed.
     failing: AtomicBool,
@@ -108,9 +109,20 @@ impl Meter {
         self.latest()
     }
 
-    /// Returns when somebody wants a newer sample.
+    /// Says that the newest sample was used as it was, and has it replaced in the
+    /// background: whoever asks twice sees change.
+    pub fn used(&self) {
+        self.used.notify_one();
+    }
+
+    /// Returns when somebody waits for a newer sample.
     pub(super) async fn wanted(&self) {
         self.wanted.notified().await;
+    }
+
+    /// Returns when the newest sample was used.
+    pub(super) async fn was_used(&self) {
+        self.used.notified().await;
     }
 
     /// Takes a sample in.

@@ -8,6 +8,9 @@
 //!      └── rates: CPU time to nanocores, over the time between two samples
 //! ```
 //!
+//! An answer has a newer sample taken behind it: a client that asks twice, a second
+//! apart, as crictl does for a rate, sees change.
+//!
 //! Answers wait for no guest, with one exception: a container that was made a moment
 //! ago and is in no sample yet has one taken at once, and is waited for so long.
 //!
@@ -23,6 +26,11 @@ use std::time::Duration;
 
 pub use meter::{Meter, Sample};
 pub(crate) use sampler::follow;
+
+/// Longest time from an answer until the sample behind it is taken: shorter than what
+/// clients wait between two looks (crictl a second). Half of it passes between two
+/// samples at least, however often somebody asks.
+pub(crate) const FRESH: Duration = Duration::from_millis(500);
 
 /// How pods are measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

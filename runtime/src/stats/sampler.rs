@@ -3,9 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use bulkhead_sandbox::Sandbox;
-use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout};
 
-use super::{Sampling, clock};
+use super::{FRESH, Sampling, clock};
 use crate::pods::model::{Model, Pod};
 
 /// Samples a pod until its sandbox ends. A task of its own for each: one that waits
@@ -21,12 +21,21 @@ pub(crate) async fn follow(
         let first = Instant::now() + phase(&pod.id, sampling.interval);
         let mut ticks = interval_at(first, sampling.interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // Lists are of all pods; their guests need not all be woken at once.
+        let spread = phase(&pod.id, FRESH / 2);
+        let mut last = Instant::now();
         loop {
+            let used = async {
+                pod.meter.was_used().await;
+                sleep_until(Instant::now().max(last + FRESH / 2) + spread).await;
+            };
             tokio::select! {
                 _ = ticks.tick() => {}
                 () = pod.meter.wanted() => {}
+                () = used => ticks.reset(),
             }
             sample(&pod, sandbox.as_ref(), model, sampling).await;
+            last = Instant::now();
         }
     };
     tokio::select! {

@@ -92,13 +92,27 @@ impl Node {
     /// # Errors
     /// The reconciler's.
     pub async fn start(world: &Arc<World>) -> Result<Self> {
+        Self::start_with(world, settings()).await
+    }
+
+    /// The same with an interval of measuring.
+    ///
+    /// # Errors
+    /// The reconciler's.
+    pub async fn sampling(world: &Arc<World>, interval: std::time::Duration) -> Result<Self> {
+        let mut settings = settings();
+        settings.sampling.interval = interval;
+        Self::start_with(world, settings).await
+    }
+
+    async fn start_with(world: &Arc<World>, settings: Settings) -> Result<Self> {
         let network = Arc::new(FakeNetwork::new(Arc::clone(world)));
         let pods = Pods::new(Parts {
             records: Arc::new(MemoryRecords::new(Arc::clone(world))),
             launcher: Arc::new(FakeLauncher::new(Arc::clone(world))),
             network: network.clone(),
             images: Arc::new(FakeImages::new(Arc::clone(world))),
-            settings: settings(),
+            settings,
             metrics: Metrics::default(),
         });
         let report = reconcile::start(&pods).await?;

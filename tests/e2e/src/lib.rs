@@ -4,6 +4,7 @@
 #![allow(clippy::print_stdout)] // conformance reports as it goes
 #![cfg_attr(test, allow(clippy::unwrap_used))] // a failed unwrap is a failed test
 
+pub mod collector;
 pub mod conformance;
 pub mod image;
 pub mod node;

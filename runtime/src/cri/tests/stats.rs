@@ -84,6 +84,28 @@ async fn rates_are_over_the_interval() {
 }
 
 #[tokio::test]
+async fn who_asks_twice_sees_change() {
+    let world = World::new();
+    // Never by itself.
+    let year = Duration::from_secs(365 * 24 * 3600);
+    let node = Node::sampling(&world, year).await.unwrap();
+    let mut clients = node.serve().await.unwrap();
+    let pod = run(&mut clients, "web").await;
+    let config = records::container_config("c", 0, &["sleep"]);
+    let id = create(&mut clients, &pod, config).await.unwrap();
+    let first = container_stats(&mut clients, &id).await.cpu.unwrap();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let again = container_stats(&mut clients, &id).await.cpu.unwrap();
+        if again.timestamp > first.timestamp {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{again:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test]
 async fn filters_let_through_what_they_name() {
     let (_node, mut clients) = node().await;
     let (one, two) = (

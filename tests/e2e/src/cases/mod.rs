@@ -11,6 +11,7 @@ mod sequences;
 mod settings;
 mod streams;
 mod suites;
+mod traces;
 mod usage;
 
 use std::{future::Future, pin::Pin};
@@ -61,6 +62,7 @@ pub(crate) const ALL: &[Case] = cases![
     usage::figures_are_plausible,
     usage::events_are_told,
     usage::limits_change,
+    traces::continue_the_clients,
     usage::logs_rotate_under_load,
     settings::host_ports,
     settings::cgroup_parents,
