@@ -1,5 +1,7 @@
 //! What the streaming server reaches: processes and ports of pods.
 
+mod counted;
+
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -9,8 +11,10 @@ use bulkhead_streaming::{
 };
 use tokio::sync::mpsc;
 
+use self::counted::Counted;
 use crate::{
     error::Error,
+    observe::metrics::{OpenStream, StreamKind},
     pods::{self, Event, Pods, Session, Target},
 };
 
@@ -48,13 +52,8 @@ impl Command for Exec {
             stdin: self.streams.stdin,
             window: None,
         };
-        match self.pods.exec(&self.container_id, command).await {
-            Ok(session) => Ok(Box::new(Connected {
-                session,
-                tells_exit: true,
-            })),
-            Err(error) => Err(failure(&error)),
-        }
+        let session = self.pods.exec(&self.container_id, command).await;
+        connected(&self.pods, StreamKind::Exec, session, true)
     }
 }
 
@@ -62,12 +61,26 @@ impl Command for Exec {
 impl Command for Attach {
     async fn start(&self) -> Result<Box<dyn Process>, Failure> {
         let stdin = self.streams.stdin;
-        match self.pods.attach(&self.container_id, stdin).await {
-            Ok(session) => Ok(Box::new(Connected {
-                session,
-                tells_exit: false,
-            })),
-            Err(error) => Err(failure(&error)),
+        let session = self.pods.attach(&self.container_id, stdin).await;
+        connected(&self.pods, StreamKind::Attach, session, false)
+    }
+}
+
+fn connected(
+    pods: &Pods,
+    kind: StreamKind,
+    session: crate::error::Result<Session>,
+    tells_exit: bool,
+) -> Result<Box<dyn Process>, Failure> {
+    match session {
+        Ok(session) => Ok(Box::new(Connected {
+            session,
+            tells_exit,
+            _open: pods.metrics().stream_opened(kind),
+        })),
+        Err(error) => {
+            pods.metrics().stream_failed(kind);
+            Err(failure(&error))
         }
     }
 }
@@ -78,6 +91,7 @@ struct Connected {
     /// Whether the process's exit status is the session's: an attach has done what
     /// it was asked for however the container ended, and its status tells how.
     tells_exit: bool,
+    _open: OpenStream,
 }
 
 #[async_trait]
@@ -117,9 +131,16 @@ impl Terminal for Tty {
 #[async_trait]
 impl Ports for PodPorts {
     async fn dial(&self, port: u16) -> Result<Box<dyn Connection>, Failure> {
+        let metrics = self.pods.metrics();
         match self.pods.dial(&self.pod_id, port).await {
-            Ok(connection) => Ok(Box::new(connection)),
-            Err(error) => Err(failure(&error)),
+            Ok(connection) => {
+                let open = metrics.stream_opened(StreamKind::PortForward);
+                Ok(Box::new(Counted::new(connection, open)))
+            }
+            Err(error) => {
+                metrics.stream_failed(StreamKind::PortForward);
+                Err(failure(&error))
+            }
         }
     }
 }

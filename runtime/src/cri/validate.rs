@@ -227,11 +227,20 @@ fn bounded_words<'a>(what: &str, words: impl Iterator<Item = &'a [u8]>) -> Resul
     Ok(())
 }
 
+/// A name that can be one segment of a path, as the API server has it for every object
+/// (Kubernetes, "Object Names and IDs": path segment names): clients make files and
+/// URLs of names.
 fn name(what: &str, value: &str) -> Result<()> {
     if value.is_empty() {
         return Err(Error::invalid(format!("{what} is empty")));
     }
-    text(what, value, NAME_MAX)
+    text(what, value, NAME_MAX)?;
+    if matches!(value, "." | "..") || value.contains(['/', '%']) {
+        return Err(Error::invalid(format!(
+            "{what} {value:?} must be no \".\" or \"..\", and be without \"/\" and \"%\""
+        )));
+    }
+    Ok(())
 }
 
 fn text(what: &str, value: &str, max: usize) -> Result<()> {
@@ -352,6 +361,11 @@ mod tests {
         let long = "x".repeat(2 * 1024 * 1024);
         refused_pod(|it| _ = it.labels.insert("a".into(), long.clone()));
         refused_pod(|it| _ = it.annotations.insert("k".repeat(600), String::new()));
+        for hostile in ["..", ".", "../../etc/passwd", "a%2fb", "a\0b"] {
+            refused_pod(|it| it.metadata.as_mut().unwrap().name = hostile.into());
+            refused_pod(|it| it.metadata.as_mut().unwrap().namespace = hostile.into());
+            refused(|it| it.metadata.as_mut().unwrap().name = hostile.into());
+        }
         refused_pod(|it| it.hostname = "a b".into());
         refused_pod(|it| it.hostname = "x".repeat(65));
         refused_pod(|it| it.log_directory = "/a\0b".into());

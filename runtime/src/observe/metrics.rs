@@ -7,7 +7,7 @@
 use std::{sync::Arc, time::Duration};
 
 use prometheus_client::{
-    encoding::{EncodeLabelSet, text},
+    encoding::{EncodeLabelSet, EncodeLabelValue, text},
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram, info::Info},
     registry::{Registry, Unit},
 };
@@ -44,6 +44,37 @@ struct State {
     state: String,
 }
 
+/// What a stream is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub enum StreamKind {
+    /// A command's standard streams.
+    Exec,
+    /// A container's standard streams.
+    Attach,
+    /// A connection to a port.
+    PortForward,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Stream {
+    kind: StreamKind,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Opening {
+    kind: StreamKind,
+    outcome: &'static str,
+}
+
+/// A stream that is counted as open until it is dropped.
+pub struct OpenStream(Gauge);
+
+impl Drop for OpenStream {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
 type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
 
 fn histogram() -> Histogram {
@@ -60,6 +91,9 @@ struct Inner {
     latency: Histograms<Call>,
     in_flight: Gauge,
     start_phases: Histograms<Phase>,
+    streams: Family<Stream, Gauge>,
+    openings: Family<Opening, Counter>,
+    samples_failed: Counter,
     pods: Family<State, Gauge>,
     containers: Family<State, Gauge>,
     images: Gauge,
@@ -100,6 +134,16 @@ impl Default for Metrics {
             Unit::Seconds,
             start_phases.clone(),
         );
+        let streams = Family::<Stream, Gauge>::default();
+        registry.register("streams_open", "Streams that are open", streams.clone());
+        let openings = Family::<Opening, Counter>::default();
+        registry.register("streams", "Streams that were asked for", openings.clone());
+        let samples_failed = Counter::default();
+        registry.register(
+            "samples_failed",
+            "Measurements of pods that failed or were not answered in time",
+            samples_failed.clone(),
+        );
         let pods = Family::<State, Gauge>::default();
         registry.register("pods", "Pods by state", pods.clone());
         let containers = Family::<State, Gauge>::default();
@@ -139,6 +183,9 @@ impl Default for Metrics {
             latency,
             in_flight,
             start_phases,
+            streams,
+            openings,
+            samples_failed,
             pods,
             containers,
             images,
@@ -192,6 +239,30 @@ impl Metrics {
             let took = Duration::from_nanos(timing.took_ns).as_secs_f64();
             self.0.start_phases.get_or_create(&phase).observe(took);
         }
+    }
+
+    /// A stream has opened; it is open until what this returns is dropped.
+    #[must_use]
+    pub fn stream_opened(&self, kind: StreamKind) -> OpenStream {
+        self.opening(kind, "opened");
+        let open = self.0.streams.get_or_create(&Stream { kind }).clone();
+        open.inc();
+        OpenStream(open)
+    }
+
+    /// A stream could not be opened.
+    pub fn stream_failed(&self, kind: StreamKind) {
+        self.opening(kind, "failed");
+    }
+
+    fn opening(&self, kind: StreamKind, outcome: &'static str) {
+        let opening = Opening { kind, outcome };
+        self.0.openings.get_or_create(&opening).inc();
+    }
+
+    /// A pod could not be measured.
+    pub fn sample_failed(&self) {
+        self.0.samples_failed.inc();
     }
 
     /// All of it as text, in the OpenMetrics format.
@@ -261,8 +332,19 @@ mod tests {
             phase: "guest kernel".to_owned(),
             took_ns: 2_000_000_000,
         }]);
+        let exec = metrics.stream_opened(StreamKind::Exec);
+        let port = metrics.stream_opened(StreamKind::PortForward);
+        metrics.stream_failed(StreamKind::PortForward);
+        drop(port);
+        metrics.sample_failed();
         let text = metrics.text(&node.pods).await;
+        drop(exec);
         for line in [
+            r#"bulkhead_streams_open{kind="Exec"} 1"#,
+            r#"bulkhead_streams_open{kind="PortForward"} 0"#,
+            r#"bulkhead_streams_total{kind="PortForward",outcome="opened"} 1"#,
+            r#"bulkhead_streams_total{kind="PortForward",outcome="failed"} 1"#,
+            "bulkhead_samples_failed_total 1",
             r#"bulkhead_rpc_calls_total{service="runtime.v1.RuntimeService",method="Version",code="OK"} 1"#,
             r#"bulkhead_rpc_latency_seconds_bucket{le="0.005",service="runtime.v1.RuntimeService",method="Version"} 1"#,
             "bulkhead_rpc_calls_in_flight 1",

@@ -170,6 +170,12 @@ pub(crate) struct Inner {
 }
 
 impl Pods {
+    /// Where what happens to them is counted.
+    #[must_use]
+    pub fn metrics(&self) -> &Metrics {
+        &self.inner.metrics
+    }
+
     /// An empty node. The reconciler fills it from the records.
     #[must_use]
     pub fn new(parts: Parts) -> Self {

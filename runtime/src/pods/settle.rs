@@ -17,7 +17,7 @@ impl Inner {
                 (Arc::clone(&inner), Arc::clone(&pod), Arc::clone(&sandbox));
             async move {
                 let sampling = inner.settings.sampling;
-                stats::follow(pod, sandbox, &inner.model, sampling).await;
+                stats::follow(pod, sandbox, &inner.model, &inner.metrics, sampling).await;
             }
         });
         let span = tracing::info_span!(parent: None, "sandbox", pod = %pod.id);

@@ -6,7 +6,10 @@ use bulkhead_sandbox::Sandbox;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout};
 
 use super::{FRESH, Sampling, clock};
-use crate::pods::model::{Model, Pod};
+use crate::{
+    observe::metrics::Metrics,
+    pods::model::{Model, Pod},
+};
 
 /// Samples a pod until its sandbox ends. A task of its own for each: one that waits
 /// for a hung guest keeps nobody.
@@ -14,6 +17,7 @@ pub(crate) async fn follow(
     pod: Arc<Pod>,
     sandbox: Arc<dyn Sandbox>,
     model: &Model,
+    metrics: &Metrics,
     sampling: Sampling,
 ) {
     let mut exited = sandbox.exited();
@@ -34,7 +38,9 @@ pub(crate) async fn follow(
                 () = pod.meter.wanted() => {}
                 () = used => ticks.reset(),
             }
-            sample(&pod, sandbox.as_ref(), model, sampling).await;
+            if !sample(&pod, sandbox.as_ref(), model, sampling).await {
+                metrics.sample_failed();
+            }
             last = Instant::now();
         }
     };
@@ -53,7 +59,8 @@ fn phase(id: &str, interval: Duration) -> Duration {
     interval * part / (1 << 16)
 }
 
-async fn sample(pod: &Pod, sandbox: &dyn Sandbox, model: &Model, sampling: Sampling) {
+/// Whether there is a newer sample now.
+async fn sample(pod: &Pod, sandbox: &dyn Sandbox, model: &Model, sampling: Sampling) -> bool {
     let stats = match timeout(sampling.deadline, sandbox.stats()).await {
         Ok(Ok(stats)) => stats,
         outcome => {
@@ -64,7 +71,7 @@ async fn sample(pod: &Pod, sandbox: &dyn Sandbox, model: &Model, sampling: Sampl
             if pod.meter.failed() {
                 tracing::warn!(pod = %pod.id, %why, "the pod can't be measured");
             }
-            return;
+            return false;
         }
     };
     let change = clock::correction(&stats, sampling.clock_tolerance);
@@ -82,6 +89,7 @@ async fn sample(pod: &Pod, sandbox: &dyn Sandbox, model: &Model, sampling: Sampl
             Err(_) => tracing::warn!(pod = %pod.id, "the clock's correction was not answered"),
         }
     }
+    true
 }
 
 #[cfg(test)]
