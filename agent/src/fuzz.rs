@@ -58,6 +58,7 @@ pub fn oci_spec(bytes: &[u8]) {
         etc: Path::new("/run/etc"),
         shm: Path::new("/run/shm"),
         readonly_rootfs: false,
+        staging: None,
     };
     if let Ok(prepared) = spec::prepare(bytes, &around) {
         assert!(prepared.spec.hooks().is_none());

@@ -1,19 +1,15 @@
 //! The agent's program: guest PID 1, host pod agent, container helper.
 #![forbid(unsafe_code)]
 
-use std::{
-    path::{Path, PathBuf},
-    process::ExitCode,
-    sync::Arc,
-};
+use std::{path::Path, process::ExitCode, sync::Arc};
 
 use anyhow::{Context as _, bail};
 use bulkhead_agent::{
     container::{Containers, helper},
-    disks::{Disks, directories::Directories, guest::GuestDisks, layers::Layers},
+    disks::{Disks, blobs::Blobs, directories::Directories, guest::GuestDisks, layers::Layers},
     forward,
     init::{
-        mounts,
+        host, mounts,
         ready::{boot_ns, tell_host, tell_socket},
         reaper::Reaper,
     },
@@ -23,10 +19,11 @@ use bulkhead_agent::{
     process,
     rpc::Service,
 };
-use bulkhead_agent_api::{AGENT_PORT, FORWARD_PORT, STDIO_PORT};
+use bulkhead_agent_api::{AGENT_PORT, FORWARD_PORT, STDIO_PORT, sockets};
 
 const USAGE: &str = "usage: bulkhead-agent                              as PID 1 of a guest
-       bulkhead-agent --listen-dir DIR [--cgroup PATH]  for host pods
+       bulkhead-agent --listen-dir DIR [--cgroup PATH] [--scratch DIR]
+                      [--own mnt,net,ipc,uts]      for host pods
        bulkhead-agent --version";
 
 fn main() -> ExitCode {
@@ -55,12 +52,12 @@ fn main() -> ExitCode {
     let result = if std::process::id() == 1 {
         run(guest(main_ns))
     } else {
-        match args {
-            ["--listen-dir", dir] => run(host(main_ns, Path::new(dir), None)),
-            ["--listen-dir", dir, "--cgroup", cgroup] => {
-                run(host(main_ns, Path::new(dir), Some(cgroup.into())))
-            }
-            _ => Err(anyhow::anyhow!(USAGE)),
+        match host::Options::parse(args) {
+            // Before there is a second thread.
+            Some(options) => host::enter(&options)
+                .map_err(Into::into)
+                .and_then(|()| run(serve_host(main_ns, options))),
+            None => Err(anyhow::anyhow!(USAGE)),
         }
     };
     match result {
@@ -109,26 +106,35 @@ async fn guest(main_ns: u64) -> anyhow::Result<()> {
 }
 
 /// An ordinary process for host pods.
-async fn host(main_ns: u64, dir: &Path, cgroup: Option<PathBuf>) -> anyhow::Result<()> {
+async fn serve_host(main_ns: u64, mut options: host::Options) -> anyhow::Result<()> {
     logging::start();
-    let dir = dir
+    options.dir = options
+        .dir
         .canonicalize()
-        .with_context(|| format!("use {} as --listen-dir", dir.display()))?;
-    let cgroup = cgroup.unwrap_or_else(|| format!("bulkhead-agent-{}", std::process::id()).into());
-    let place = Place::host(&dir, cgroup);
+        .with_context(|| format!("use {} as --listen-dir", options.dir.display()))?;
     // Orphans of containers that share a PID namespace come to this process.
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
         .context("become a subreaper")?;
-    let agent = Listener::unix(&dir.join("agent.sock")).context("listen on agent.sock")?;
-    let stdio = Listener::unix(&dir.join("stdio.sock")).context("listen on stdio.sock")?;
-    let forward = Listener::unix(&dir.join("forward.sock")).context("listen on forward.sock")?;
-    let ready = tell_socket(&dir.join("ready.sock"), main_ns)?;
+    // By relative names: a socket's path has at most 107 bytes.
+    std::env::set_current_dir(&options.dir).context("enter --listen-dir")?;
+    let unix =
+        |name: &str| Listener::unix(Path::new(name)).with_context(|| format!("listen on {name}"));
+    let agent = unix(sockets::AGENT)?;
+    let stdio = unix(sockets::STDIO)?;
+    let forward = unix(sockets::FORWARD)?;
+    let ready = tell_socket(Path::new(sockets::READY), main_ns)?;
+    std::env::set_current_dir("/").context("enter /")?;
     let doors = Doors {
         agent,
         stdio,
         forward,
     };
-    serve(place, Arc::new(Directories), doors).await?;
+    let disks: Arc<dyn Disks> = if options.own.mounts {
+        Arc::new(Blobs::new(options.dir.join("blobs")))
+    } else {
+        Arc::new(Directories)
+    };
+    serve(options.place(), disks, doors).await?;
     drop(ready);
     Ok(())
 }

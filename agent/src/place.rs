@@ -2,10 +2,51 @@
 
 use std::path::{Path, PathBuf};
 
+/// Which namespaces are the pod's: the agent lives in them, and so do containers
+/// that have none of their own. The others are the host's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Own {
+    /// Mounts. Without them the agent mounts nothing itself.
+    pub mounts: bool,
+    /// Interfaces, routes, ports, sysctls below `net`.
+    pub network: bool,
+    /// System V and POSIX message queues, semaphores, shared memory.
+    pub ipc: bool,
+    /// Host name.
+    pub uts: bool,
+}
+
+impl Own {
+    /// All of them.
+    pub const ALL: Self = Self {
+        mounts: true,
+        network: true,
+        ipc: true,
+        uts: true,
+    };
+
+    /// Parses names with commas between, as namespaces(7) has them: "mnt,net,ipc,uts".
+    #[must_use]
+    pub fn parse(names: &str) -> Option<Self> {
+        let mut own = Self::default();
+        for name in names.split(',') {
+            match name {
+                "mnt" => own.mounts = true,
+                "net" => own.network = true,
+                "ipc" => own.ipc = true,
+                "uts" => own.uts = true,
+                _ => return None,
+            }
+        }
+        Some(own)
+    }
+}
+
 /// A place has its own directories, and a set of things the agent may touch.
 #[derive(Clone, Debug)]
 pub struct Place {
     guest: bool,
+    own: Own,
     run: PathBuf,
     layers: PathBuf,
     scratch: PathBuf,
@@ -21,6 +62,7 @@ impl Place {
     pub fn guest() -> Self {
         Self {
             guest: true,
+            own: Own::ALL,
             run: "/run/bulkhead".into(),
             layers: "/run/layers".into(),
             scratch: "/run/scratch".into(),
@@ -28,18 +70,19 @@ impl Place {
         }
     }
 
-    /// An ordinary process that keeps to `dir` and to one cgroup.
+    /// An ordinary process that keeps to `dir`, `scratch` and one cgroup.
     ///
     /// Layers are the directories `dir/layers/<serial>`; writable layers are kept
-    /// in `dir/scratch`. `cgroup` is relative to the cgroup v2 mount.
+    /// in `scratch`. `cgroup` is relative to the cgroup v2 mount.
     #[must_use]
-    pub fn host(dir: &Path, cgroup: PathBuf) -> Self {
+    pub fn host(dir: &Path, scratch: PathBuf, cgroup: &Path, own: Own) -> Self {
         Self {
             guest: false,
+            own,
             run: dir.join("run"),
             layers: dir.join("layers"),
-            scratch: dir.join("scratch"),
-            cgroup: Path::new("/").join(cgroup.strip_prefix("/").unwrap_or(&cgroup)),
+            scratch,
+            cgroup: Path::new("/").join(cgroup.strip_prefix("/").unwrap_or(cgroup)),
         }
     }
 
@@ -47,6 +90,12 @@ impl Place {
     #[must_use]
     pub fn is_guest(&self) -> bool {
         self.guest
+    }
+
+    /// Which namespaces are the pod's.
+    #[must_use]
+    pub fn own(&self) -> Own {
+        self.own
     }
 
     /// One directory a layer, by serial.
@@ -67,9 +116,12 @@ impl Place {
         self.run.join("etc")
     }
 
-    /// The pod's /dev/shm.
+    /// The pod's /dev/shm: the host's where IPC is.
     #[must_use]
     pub fn shm(&self) -> PathBuf {
+        if self.own.mounts && !self.own.ipc {
+            return "/dev/shm".into();
+        }
         self.run.join("shm")
     }
 
@@ -89,5 +141,31 @@ impl Place {
     #[must_use]
     pub fn pod_cgroup(&self) -> &Path {
         &self.cgroup
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn namespaces_are_named_as_the_kernel_names_them() {
+        assert_eq!(Own::parse("mnt,net,ipc,uts"), Some(Own::ALL));
+        let own = Own::parse("mnt").unwrap();
+        assert!(own.mounts && !own.network && !own.ipc && !own.uts);
+        assert_eq!(Own::parse("mnt,user"), None);
+        assert_eq!(Own::parse(""), None);
+    }
+
+    #[test]
+    fn shared_memory_goes_with_ipc() {
+        let shm = |own| Place::host(Path::new("/p"), "/s".into(), Path::new("c"), own).shm();
+        assert_eq!(shm(Own::default()), Path::new("/p/run/shm"));
+        assert_eq!(shm(Own::ALL), Path::new("/p/run/shm"));
+        let host_ipc = Own {
+            ipc: false,
+            ..Own::ALL
+        };
+        assert_eq!(shm(host_ipc), Path::new("/dev/shm"));
     }
 }

@@ -249,6 +249,79 @@ pub(crate) fn unshare_mounts() -> io::Result<()> {
     .map(drop)
 }
 
+/// Gives the calling process namespaces of its own.
+pub(crate) fn unshare_namespaces(mounts: bool, ipc: bool, uts: bool) -> io::Result<()> {
+    let mut flags = 0;
+    for (wanted, flag) in [
+        (mounts, libc::CLONE_NEWNS),
+        (ipc, libc::CLONE_NEWIPC),
+        (uts, libc::CLONE_NEWUTS),
+    ] {
+        if wanted {
+            flags |= flag;
+        }
+    }
+    // SAFETY: takes no memory; only the agent's main calls it, before it has threads.
+    check(libc::c_long::from(unsafe { libc::unshare(flags) })).map(drop)
+}
+
+/// The number of a loop device that nobody uses (loop(4)).
+pub(crate) fn loop_free(control: &impl AsFd) -> io::Result<u32> {
+    const LOOP_CTL_GET_FREE: libc::Ioctl = 0x4c82;
+    // SAFETY: the request takes no argument.
+    let number = check(libc::c_long::from(unsafe {
+        libc::ioctl(control.as_fd().as_raw_fd(), LOOP_CTL_GET_FREE)
+    }))?;
+    u32::try_from(number).map_err(io::Error::other)
+}
+
+/// Puts a file behind a loop device: read-only, and freed with its last user.
+pub(crate) fn loop_configure(device: &impl AsFd, file: &impl AsFd) -> io::Result<()> {
+    const LOOP_CONFIGURE: libc::Ioctl = 0x4c0a;
+    const LO_FLAGS_READ_ONLY: u32 = 1;
+    const LO_FLAGS_AUTOCLEAR: u32 = 4;
+    /// `struct loop_config` of linux/loop.h, with `struct loop_info64` in it.
+    #[repr(C)]
+    struct Config {
+        fd: u32,
+        block_size: u32,
+        numbers: [u64; 5],
+        number: u32,
+        encrypt_type: u32,
+        encrypt_key_size: u32,
+        flags: u32,
+        file_name: [u8; 64],
+        crypt_name: [u8; 64],
+        encrypt_key: [u8; 32],
+        init: [u64; 2],
+        reserved: [u64; 8],
+    }
+    let config = Config {
+        fd: file.as_fd().as_raw_fd().cast_unsigned(),
+        block_size: 0,
+        numbers: [0; 5],
+        number: 0,
+        encrypt_type: 0,
+        encrypt_key_size: 0,
+        flags: LO_FLAGS_READ_ONLY | LO_FLAGS_AUTOCLEAR,
+        file_name: [0; 64],
+        crypt_name: [0; 64],
+        encrypt_key: [0; 32],
+        init: [0; 2],
+        reserved: [0; 8],
+    };
+    // SAFETY: the kernel reads the structure, which has its layout and outlives the
+    // call; both descriptors are open.
+    check(libc::c_long::from(unsafe {
+        libc::ioctl(
+            device.as_fd().as_raw_fd(),
+            LOOP_CONFIGURE,
+            &raw const config,
+        )
+    }))
+    .map(drop)
+}
+
 /// Children made from now on are in a new PID namespace; the first is its init.
 pub(crate) fn unshare_pids() -> io::Result<()> {
     // SAFETY: takes no memory; only single-threaded helpers call it.

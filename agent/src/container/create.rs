@@ -63,11 +63,14 @@ impl Containers {
         let id = &request.container_id;
         let dir = self.place.container(id);
         let cgroup = self.cgroup_of(id);
+        let on_host = !self.place.is_guest() && self.place.own().mounts;
+        let staging = on_host.then(|| dir.join("mounts"));
         let Prepared {
             mut spec,
             seccomp,
             devices,
             every_device,
+            binds,
         } = spec::prepare(
             &request.oci_spec,
             &Surroundings {
@@ -77,6 +80,7 @@ impl Containers {
                 etc: &self.place.etc(),
                 shm: &self.place.shm(),
                 readonly_rootfs: request.readonly_rootfs,
+                staging: staging.as_deref(),
             },
         )?;
         if every_device && let Some(linux) = spec.linux_mut() {
@@ -115,6 +119,7 @@ impl Containers {
             layers_dir: self.place.layers().to_owned(),
             layers,
             upper,
+            binds,
             spec,
             user: request.user.as_ref().map(Into::into),
             launch,
@@ -189,6 +194,14 @@ impl Containers {
                 )));
             }
             return Ok(of(target.init.pid()));
+        }
+        if request.share_pid_with_host {
+            if self.place.is_guest() {
+                return Err(Error::precondition(
+                    "a guest can't share the host's PID namespace",
+                ));
+            }
+            return Ok(of(rustix::process::getpid()));
         }
         if !request.share_pid_with_pod {
             return Ok(None);

@@ -20,6 +20,7 @@ use std::{
     },
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::OnceLock,
     time::Duration,
 };
 
@@ -31,6 +32,7 @@ use oci_spec::runtime::{Process, UserBuilder};
 use rustix::fs::Mode;
 
 use super::{
+    binds,
     executor::Launcher,
     protocol::{self, Create, Exec, Job, Reply},
     rootfs,
@@ -60,6 +62,21 @@ pub fn console_socket(dir: &Path, name: &str) -> PathBuf {
     dir.join(format!("console-{name}.sock"))
 }
 
+/// What helpers are started from, unless it is this very program.
+static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+
+/// Starts helpers from this file, which is the same program, from now on.
+pub fn use_program(path: PathBuf) {
+    // Said once, when the agent starts.
+    let _ = PROGRAM.set(path);
+}
+
+fn program() -> &'static Path {
+    PROGRAM
+        .get()
+        .map_or(Path::new("/proc/self/exe"), PathBuf::as_path)
+}
+
 /// Runs a helper for one job. Blocks.
 ///
 /// # Errors
@@ -69,7 +86,7 @@ pub fn run(job: &Job, fds: Vec<OwnedFd>) -> Result<Reply> {
     ours.set_read_timeout(Some(TIMEOUT))
         .and_then(|()| ours.set_write_timeout(Some(TIMEOUT)))
         .context(|| "limit the helper's time")?;
-    let mut child = Command::new("/proc/self/exe")
+    let mut child = Command::new(program())
         .arg0("bulkhead-agent")
         .arg(HELPER)
         .env_clear()
@@ -134,6 +151,7 @@ fn perform(job: Job, fds: Vec<OwnedFd>) -> Result<Reply> {
 fn perform_create(mut job: Create, fds: Vec<OwnedFd>) -> Result<Reply> {
     let rootfs = job.dir.join("rootfs");
     rootfs::enter_own_namespace()?;
+    binds::prepare(&job.binds)?;
     rootfs::mount_overlay(&job.layers_dir, &job.layers, &job.upper, &rootfs)?;
     std::env::set_current_dir("/").context(|| "enter /")?;
 

@@ -10,6 +10,7 @@
 //! Any step of a create may fail; what the steps before it made is then removed
 //! the same way a remove does it.
 
+pub mod binds;
 pub mod cgroup;
 pub mod create;
 pub mod devices;
@@ -379,7 +380,10 @@ impl Containers {
             }
         };
         if tokio::time::timeout(grace, ended).await.is_err() {
-            Cgroup::at(self.place.pod_cgroup()).kill();
+            // Not the pod's, which on a host has the agent itself in it.
+            for container in &all {
+                container.cgroup.kill();
+            }
             let killed = async {
                 for container in &all {
                     container.init.wait().await;

@@ -22,7 +22,7 @@ use rustix::net::{
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::{seccomp::Filter, users::UserRequest};
+use super::{binds::HostBind, seccomp::Filter, users::UserRequest};
 use crate::sys::SockFilter;
 
 /// Most descriptors with a message: a status pipe and three streams.
@@ -53,6 +53,8 @@ pub struct Create {
     pub layers: Vec<String>,
     /// Holds `upper` and `work`.
     pub upper: PathBuf,
+    /// To be prepared for the specification's mounts.
+    pub binds: Vec<HostBind>,
     /// Prepared by `spec`.
     pub spec: Spec,
     /// Resolved in the root file system, in place of the specification's.

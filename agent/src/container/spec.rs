@@ -12,6 +12,7 @@ use oci_spec::runtime::{
 };
 
 use super::{
+    binds::{self, HostBind, Propagation},
     devices::{self, DeviceFilter},
     seccomp,
     seccomp::Filter,
@@ -38,6 +39,8 @@ pub struct Surroundings<'a> {
     pub shm: &'a Path,
     /// Mount the root read-only whatever the specification says.
     pub readonly_rootfs: bool,
+    /// Where bind mounts of the host are prepared, for host pods.
+    pub staging: Option<&'a Path>,
 }
 
 /// A specification, checked and completed.
@@ -51,6 +54,8 @@ pub struct Prepared {
     pub devices: DeviceFilter,
     /// The container may use every device, and is to find them all in its /dev.
     pub every_device: bool,
+    /// What is to be prepared for its bind mounts.
+    pub binds: Vec<HostBind>,
 }
 
 /// Parses and completes a specification.
@@ -123,18 +128,25 @@ pub fn prepare(json: &[u8], around: &Surroundings<'_>) -> Result<Prepared> {
         .build()
         .map_err(build)?;
     spec.set_root(Some(root));
-    let mounts = mounts(
-        spec.mounts().clone().unwrap_or_default(),
-        around,
-        private_ipc,
-        readonly,
-    )?;
+    let mut wanted = spec.mounts().clone().unwrap_or_default();
+    let binds = match around.staging {
+        Some(staging) => binds::stage(&mut wanted, staging)?,
+        None => Vec::new(),
+    };
+    if binds.iter().any(|b| b.propagation == Propagation::Shared)
+        && let Some(linux) = spec.linux_mut()
+    {
+        // Else libcontainer cuts every mount off from its peers.
+        linux.set_rootfs_propagation(Some("shared".to_owned()));
+    }
+    let mounts = mounts(wanted, around, private_ipc, readonly)?;
     spec.set_mounts(Some(mounts));
     Ok(Prepared {
         spec,
         seccomp,
         devices,
         every_device,
+        binds,
     })
 }
 

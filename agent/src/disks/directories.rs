@@ -1,4 +1,4 @@
-//! Layers that are directories already: host pods, and tests without a VM.
+//! Layers that are directories already: tests without a VM.
 
 use std::{fs, path::Path};
 

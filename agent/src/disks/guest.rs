@@ -13,18 +13,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::{
-    io::Errno,
-    mount::{MountFlags, UnmountFlags, mount, unmount},
-};
+use rustix::mount::{MountFlags, mount};
 
-use super::Disks;
+use super::{Disks, is_mount_point, unmount_layer};
 use crate::error::{Context as _, Error, Result};
 
 /// How long a disk may take to appear.
 const APPEARS_WITHIN: Duration = Duration::from_secs(5);
-/// How long the kernel may take to let go of a file system's last user.
-const FREES_WITHIN: Duration = Duration::from_secs(5);
 /// A scan reads the configuration of every slot, an exit each: not too often.
 const RESCAN: Duration = Duration::from_millis(250);
 const POLL: Duration = Duration::from_millis(2);
@@ -94,17 +89,6 @@ fn wait_for(serials: &[&str]) -> Result<Vec<PathBuf>> {
     }
 }
 
-fn is_mount_point(path: &Path) -> bool {
-    let device = |path: &Path| {
-        use std::os::unix::fs::MetadataExt as _;
-        fs::symlink_metadata(path).map(|meta| meta.dev())
-    };
-    match (device(path), path.parent().map(device)) {
-        (Ok(own), Some(Ok(parent))) => own != parent,
-        _ => false,
-    }
-}
-
 impl Disks for GuestDisks {
     fn attach(&self, serials: &[String], into: &Path) -> Result<()> {
         let wanted: Vec<&str> = serials
@@ -133,32 +117,7 @@ impl Disks for GuestDisks {
     }
 
     fn detach(&self, serial: &str, from: &Path) -> Result<()> {
-        let on = from.join(serial);
-        if is_mount_point(&on) {
-            // A container's mount namespace is torn down just after its last
-            // process is reaped: its hold on the layer may last a moment longer.
-            let deadline = Instant::now() + FREES_WITHIN;
-            loop {
-                match unmount(&on, UnmountFlags::empty()) {
-                    Ok(()) => break,
-                    Err(Errno::BUSY) if Instant::now() < deadline => std::thread::sleep(POLL),
-                    Err(Errno::BUSY) => {
-                        return Err(Error::precondition(format!(
-                            "layer {serial} is still in use"
-                        )));
-                    }
-                    Err(why) => {
-                        return Err(why).context(|| format!("unmount layer {serial}"));
-                    }
-                }
-            }
-        }
-        match fs::remove_dir(&on) {
-            Err(why) if why.kind() != std::io::ErrorKind::NotFound => {
-                return Err(why).context(|| format!("remove {}", on.display()));
-            }
-            _ => {}
-        }
+        unmount_layer(serial, &from.join(serial))?;
         if let Some(name) = by_serial()?.get(serial) {
             // device: the virtio device; its parent: the PCI function.
             let remove = format!("/sys/block/{name}/device/../remove");

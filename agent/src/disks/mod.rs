@@ -1,16 +1,31 @@
 //! Image layers and the scratch disk.
 //!
 //! The daemon knows disks by serial. In a guest a serial is a virtio-blk
-//! function on the PCI bus; beside a host pod's agent it is a directory. What
-//! differs is behind [`Disks`]; who uses which layer is kept in [`layers`].
+//! function on the PCI bus ([`guest`]); beside a host pod's agent it is a file
+//! ([`blobs`]), or in tests a directory ([`directories`]). What differs is behind
+//! [`Disks`]; who uses which layer is kept in [`layers`].
 
+pub mod blobs;
 pub mod directories;
 pub mod guest;
 pub mod layers;
 
-use std::path::Path;
+use std::{
+    fs,
+    path::Path,
+    time::{Duration, Instant},
+};
 
-use crate::error::{Error, Result};
+use rustix::{
+    io::Errno,
+    mount::{UnmountFlags, unmount},
+};
+
+use crate::error::{Context as _, Error, Result};
+
+/// How long the kernel may take to let go of a file system's last user.
+const FREES_WITHIN: Duration = Duration::from_secs(5);
+const POLL: Duration = Duration::from_millis(2);
 
 /// Where disks come from. Calls block; they run on a thread of their own.
 pub trait Disks: Send + Sync + std::fmt::Debug {
@@ -50,6 +65,44 @@ pub fn check_serial(serial: &str) -> Result<()> {
         )));
     }
     Ok(())
+}
+
+fn is_mount_point(path: &Path) -> bool {
+    let device = |path: &Path| {
+        use std::os::unix::fs::MetadataExt as _;
+        fs::symlink_metadata(path).map(|meta| meta.dev())
+    };
+    match (device(path), path.parent().map(device)) {
+        (Ok(own), Some(Ok(parent))) => own != parent,
+        _ => false,
+    }
+}
+
+/// Unmounts a layer, if it is mounted, and removes its mount point.
+fn unmount_layer(serial: &str, on: &Path) -> Result<()> {
+    if is_mount_point(on) {
+        // A container's mount namespace is torn down just after its last process
+        // is reaped: its hold on the layer may last a moment longer.
+        let deadline = Instant::now() + FREES_WITHIN;
+        loop {
+            match unmount(on, UnmountFlags::empty()) {
+                Ok(()) => break,
+                Err(Errno::BUSY) if Instant::now() < deadline => std::thread::sleep(POLL),
+                Err(Errno::BUSY) => {
+                    return Err(Error::precondition(format!(
+                        "layer {serial} is still in use"
+                    )));
+                }
+                Err(why) => return Err(why).context(|| format!("unmount layer {serial}")),
+            }
+        }
+    }
+    match fs::remove_dir(on) {
+        Err(why) if why.kind() != std::io::ErrorKind::NotFound => {
+            Err(why).context(|| format!("remove {}", on.display()))
+        }
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]

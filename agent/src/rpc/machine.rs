@@ -4,6 +4,7 @@ use std::{fs, path::Path, time::Duration};
 
 use bulkhead_agent_api::agent::{InfoResponse, SetClockRequest};
 use rustix::{
+    process::Signal,
     system::RebootCommand,
     time::{ClockId, Timespec, clock_settime},
 };
@@ -117,14 +118,20 @@ pub(super) fn set_to(unix_ns: i64) -> Result<()> {
     clock_settime(ClockId::Realtime, time).context(|| "set the clock")
 }
 
-/// Ends the containers, and in a guest the machine.
+/// Ends the containers, and in a guest the machine, else this process.
 pub(super) async fn shutdown(containers: &Containers, grace: Duration) {
     containers.end_all(grace).await;
-    if !containers.place().is_guest() {
-        return;
-    }
-    tokio::spawn(async {
+    let is_guest = containers.place().is_guest();
+    tokio::spawn(async move {
         tokio::time::sleep(ANSWER_LEAVES).await;
+        if !is_guest {
+            // As from anybody else: main ends.
+            let this = rustix::process::getpid();
+            if let Err(why) = rustix::process::kill_process(this, Signal::TERM) {
+                tracing::error!("end this process: {why}");
+            }
+            return;
+        }
         rustix::fs::sync();
         if let Err(why) = rustix::system::reboot(RebootCommand::PowerOff) {
             tracing::error!("power off: {why}");

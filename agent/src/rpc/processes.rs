@@ -56,16 +56,14 @@ pub(super) async fn stats(
         let usage = uppers.usage(upper).await;
         all.push((container, usage));
     }
-    let guest = id
-        .is_empty()
-        .then(|| containers.place().scratch().to_owned());
+    let place = id.is_empty().then(|| containers.place().clone());
     blocking(move || {
         Ok(StatsResponse {
             containers: all
                 .iter()
                 .map(|(container, usage)| stats::of_container(container, *usage))
                 .collect(),
-            guest: guest.map(|scratch| stats::of_guest(&scratch)).into(),
+            guest: place.map(|place| stats::of_place(&place)).into(),
             unix_ns: stats::now(),
             ..Default::default()
         })

@@ -12,7 +12,7 @@ use crate::{
     disks::{Disks, check_serial, layers::blocking},
     error::{Context as _, Error, Result},
     net,
-    place::Place,
+    place::{Own, Place},
 };
 
 /// Size of /dev/shm when the daemon names none.
@@ -69,7 +69,7 @@ impl Sandbox {
         if self.place.is_guest() {
             Self::configure_machine(&request)?;
         } else {
-            refuse_on_host(&request)?;
+            configure_host(self.place.own(), &request)?;
         }
         self.mount_scratch(&request.scratch_serial).await?;
         self.write_files(&request)?;
@@ -83,10 +83,7 @@ impl Sandbox {
         if request.clock_unix_ns != 0 {
             machine::set_to(request.clock_unix_ns)?;
         }
-        if !request.hostname.is_empty() {
-            rustix::system::sethostname(request.hostname.as_bytes())
-                .context(|| "set the hostname")?;
-        }
+        set_hostname(&request.hostname)?;
         net::configure(&request.interfaces)?;
         // After the interfaces: some of them are named in sysctls.
         for (key, value) in &request.sysctls {
@@ -112,16 +109,44 @@ impl Sandbox {
         let write = |name: &str, text: String| {
             fs::write(etc.join(name), text).context(|| format!("write the pod's {name}"))
         };
-        write("resolv.conf", resolv_conf(request.dns.get_or_default())?)?;
-        write("hosts", hosts(request)?)?;
-        write("hostname", format!("{}\n", request.hostname))
+        let own = self.place.own();
+        // A pod in the host's network knows the names that the host knows.
+        let on_hosts_network = own.mounts && !own.network;
+        let dns = request.dns.get_or_default();
+        let says_nothing =
+            dns.servers.is_empty() && dns.searches.is_empty() && dns.options.is_empty();
+        let resolv = match on_hosts_network && says_nothing {
+            true => read_host("/etc/resolv.conf")?,
+            false => resolv_conf(dns)?,
+        };
+        write("resolv.conf", resolv)?;
+        let mut names = match on_hosts_network {
+            true => read_host("/etc/hosts")?,
+            false => hosts(request)?,
+        };
+        if on_hosts_network {
+            names.push_str(&extra_hosts(request)?);
+        }
+        write("hosts", names)?;
+        let hostname = match own.mounts && !own.uts {
+            true => rustix::system::uname()
+                .nodename()
+                .to_string_lossy()
+                .into_owned(),
+            false => request.hostname.clone(),
+        };
+        write("hostname", format!("{hostname}\n"))
     }
 
     fn mount_shm(&self, bytes: u64) -> Result<()> {
         let shm = self.place.shm();
+        let own = self.place.own();
+        if own.mounts && !own.ipc {
+            return Ok(()); // the host's
+        }
         fs::create_dir_all(&shm).context(|| format!("make {}", shm.display()))?;
-        if !self.place.is_guest() {
-            // A host pod's agent mounts nothing: its directory serves.
+        if !own.mounts {
+            // An agent that mounts nothing: its directory serves.
             use std::os::unix::fs::PermissionsExt as _;
             return fs::set_permissions(&shm, fs::Permissions::from_mode(0o1777))
                 .context(|| format!("open {} to all", shm.display()));
@@ -145,13 +170,63 @@ fn same(before: &ConfigureSandboxRequest, now: &ConfigureSandboxRequest) -> bool
     *before == now
 }
 
-fn refuse_on_host(request: &ConfigureSandboxRequest) -> Result<()> {
-    if request.interfaces.is_empty() && request.sysctls.is_empty() {
+/// Configures what of the host is the pod's own; refuses the rest.
+fn configure_host(own: Own, request: &ConfigureSandboxRequest) -> Result<()> {
+    if !own.network && !request.interfaces.is_empty() {
+        return Err(Error::precondition(
+            "interfaces of a pod in the host's network are the host's: this agent leaves them \
+             alone",
+        ));
+    }
+    if let Some(key) = request.sysctls.keys().find(|key| !is_own_sysctl(own, key)) {
+        return Err(Error::precondition(format!(
+            "sysctl {key} is the host's, for this pod shares the host's namespace or it has none: \
+             it is not set; remove it from the pod"
+        )));
+    }
+    if own.uts {
+        set_hostname(&request.hostname)?;
+    }
+    if own.network {
+        net::configure(&request.interfaces)?;
+    }
+    for (key, value) in &request.sysctls {
+        set_sysctl(key, value)?;
+    }
+    Ok(())
+}
+
+/// Whether a sysctl belongs to a namespace that is the pod's (namespaces(7),
+/// ipc_namespaces(7); CVE-2022-0532 set the host's).
+fn is_own_sysctl(own: Own, key: &str) -> bool {
+    let key = key.replace('/', ".");
+    let ipc = ["kernel.shm", "kernel.msg", "kernel.sem", "fs.mqueue."];
+    (own.network && key.starts_with("net."))
+        || (own.ipc && ipc.iter().any(|prefix| key.starts_with(prefix)))
+}
+
+fn set_hostname(name: &str) -> Result<()> {
+    if name.is_empty() {
         return Ok(());
     }
-    Err(Error::precondition(
-        "interfaces and sysctls of a host pod are the host's: this agent leaves them alone",
-    ))
+    rustix::system::sethostname(name.as_bytes()).context(|| "set the hostname")
+}
+
+/// A file of the host's, as it is now; empty if there is none.
+fn read_host(path: &str) -> Result<String> {
+    const MAX: u64 = 1 << 20;
+    let read = || -> std::io::Result<String> {
+        let mut text = String::new();
+        std::io::Read::read_to_string(
+            &mut std::io::Read::take(fs::File::open(path)?, MAX),
+            &mut text,
+        )?;
+        Ok(text)
+    };
+    match read() {
+        Err(why) if why.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
+        read => read.context(|| format!("read the host's {path}")),
+    }
 }
 
 fn check_hostname(name: &str) -> Result<()> {
@@ -218,6 +293,12 @@ fn hosts(request: &ConfigureSandboxRequest) -> Result<String> {
             text.push_str(&format!("{}\t{}\n", word(address)?, request.hostname));
         }
     }
+    text.push_str(&extra_hosts(request)?);
+    Ok(text)
+}
+
+fn extra_hosts(request: &ConfigureSandboxRequest) -> Result<String> {
+    let mut text = String::new();
     for line in request.extra_hosts.iter().take(MAX_LINES) {
         let words = line
             .split_ascii_whitespace()
@@ -278,6 +359,33 @@ mod tests {
         for key in ["", "..", "a..b", "/etc/passwd", "net.../x"] {
             assert!(set_sysctl(key, "1").is_err(), "{key:?}");
         }
+    }
+
+    #[test]
+    fn sysctls_of_a_host_pod_are_those_of_its_own_namespaces() {
+        for key in [
+            "net.ipv4.ip_forward",
+            "net/core/somaxconn",
+            "kernel.shmmax",
+            "fs.mqueue.x",
+        ] {
+            assert!(is_own_sysctl(Own::ALL, key), "{key}");
+            assert!(!is_own_sysctl(Own::default(), key), "{key}");
+        }
+        for key in [
+            "kernel.core_pattern",
+            "vm.swappiness",
+            "fs.file-max",
+            "network.x",
+        ] {
+            assert!(!is_own_sysctl(Own::ALL, key), "{key}");
+        }
+        let mut request = ConfigureSandboxRequest::new();
+        request
+            .sysctls
+            .insert("net.ipv4.ip_forward".into(), "1".into());
+        let error = configure_host(Own::default(), &request).unwrap_err();
+        assert_eq!(error.code(), ttrpc::Code::FAILED_PRECONDITION);
     }
 
     #[test]

@@ -17,7 +17,10 @@ use bulkhead_agent_api::agent::{
 };
 use protobuf::MessageField;
 
-use crate::container::{Container, cgroup::Cgroup};
+use crate::{
+    container::{Container, cgroup::Cgroup},
+    place::Place,
+};
 use upper::UpperUsage;
 
 const NS_PER_US: u64 = 1000;
@@ -146,24 +149,34 @@ fn pressure(cgroup: &Cgroup, file: &str) -> MessageField<Pressure> {
     }
 }
 
-/// The guest's figures; `scratch` is where writable layers are.
+/// The figures of the guest; of a host pod, those that are its own and the host's
+/// memory.
 #[must_use]
-pub fn of_guest(scratch: &Path) -> GuestStats {
+pub fn of_place(place: &Place) -> GuestStats {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let memory = read("/proc/meminfo");
     let kib = |key| parse::keyed(&memory, key).unwrap_or(0).saturating_mul(1024);
-    let stat = read("/proc/stat");
-    let loadavg = read("/proc/loadavg");
+    let pod = Cgroup::at(place.pod_cgroup());
+    let (cpu_usage_ns, processes) = if place.is_guest() {
+        let processes = parse::processes(&read("/proc/loadavg"));
+        (parse::cpu_busy_ns(&read("/proc/stat")), processes)
+    } else {
+        let cpu = parse::keyed(&pod.read("cpu.stat"), "usage_usec").unwrap_or(0);
+        let processes = parse::number(&pod.read("pids.current"));
+        (cpu.saturating_mul(NS_PER_US), processes)
+    };
+    // The host's interfaces are no pod's.
+    let devices = match place.own().network {
+        true => parse::net_dev(&read("/proc/self/net/dev")),
+        false => Vec::new(),
+    };
     GuestStats {
-        cpu_usage_ns: parse::cpu_busy_ns(&stat),
+        cpu_usage_ns,
         mem_total_bytes: kib("MemTotal:"),
         mem_available_bytes: kib("MemAvailable:"),
-        interfaces: parse::net_dev(&read("/proc/net/dev"))
-            .into_iter()
-            .map(interface)
-            .collect(),
-        processes: parse::processes(&loadavg),
-        scratch: filesystem(scratch).into(),
+        interfaces: devices.into_iter().map(interface).collect(),
+        processes,
+        scratch: filesystem(place.scratch()).into(),
         ..Default::default()
     }
 }

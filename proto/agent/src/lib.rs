@@ -5,7 +5,8 @@
 //! * [`stdio`]: the framing of process input and output, one connection a stream.
 //! * [`forward`]: connections to servers in the pod.
 //!
-//! Ports are vsock ports for a microVM.
+//! Ports are vsock ports for a microVM; for a host pod's agent they are unix sockets
+//! in a directory of its own: [`sockets`].
 #![deny(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used))] // a failed unwrap is a failed test
 
@@ -31,6 +32,29 @@ mod generated {
     include!(concat!(env!("OUT_DIR"), "/mod.rs"));
 }
 pub use generated::{agent, agent_ttrpc};
+
+/// Names of the unix sockets that stand for ports beside a host pod's agent.
+pub mod sockets {
+    /// [`AGENT_PORT`](super::AGENT_PORT).
+    pub const AGENT: &str = "agent.sock";
+    /// [`STDIO_PORT`](super::STDIO_PORT).
+    pub const STDIO: &str = "stdio.sock";
+    /// [`FORWARD_PORT`](super::FORWARD_PORT).
+    pub const FORWARD: &str = "forward.sock";
+    /// [`READY_PORT`](super::READY_PORT): the daemon listens.
+    pub const READY: &str = "ready.sock";
+
+    /// The socket of a port that the agent listens on.
+    #[must_use]
+    pub fn of_port(port: u32) -> Option<&'static str> {
+        match port {
+            super::AGENT_PORT => Some(AGENT),
+            super::STDIO_PORT => Some(STDIO),
+            super::FORWARD_PORT => Some(FORWARD),
+            _ => None,
+        }
+    }
+}
 
 /// The agent's ttrpc server; the guest listens.
 pub const AGENT_PORT: u32 = 1024;

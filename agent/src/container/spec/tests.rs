@@ -27,6 +27,7 @@ fn around() -> Surroundings<'static> {
         etc: Path::new("/run/etc"),
         shm: Path::new("/run/shm"),
         readonly_rootfs: false,
+        staging: None,
     }
 }
 
