@@ -32,6 +32,10 @@
 //! of the pods that live: it builds whatever is missing and removes whatever
 //! belongs to nobody.
 //!
+//! A pod that runs on the host itself gets the same in another shape: in place of
+//! the tap, [`Network::netns`] makes a network namespace and a veth pair into it. The
+//! end on the bridge has the tap's name and is filtered like one.
+//!
 //! # Ports of the host
 //!
 //! A pod may have ports of the node's own addresses lead to it ([`HostPort`]). They
@@ -58,6 +62,7 @@ mod config;
 mod error;
 mod lease;
 mod link;
+mod netns;
 mod network;
 pub mod nft;
 mod pool;

@@ -4,6 +4,7 @@
 //! there is no long-lived connection that could break or mix up replies.
 
 use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 use futures::TryStreamExt;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -12,11 +13,13 @@ use netlink_packet_route::address::{
     AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage,
 };
 use netlink_packet_route::link::{
-    InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
+    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
 };
 use netlink_packet_route::neighbour::{NeighbourFlags, NeighbourState};
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
-use rtnetlink::{Handle, IpVersion, LinkBridge, LinkBridgePort, LinkUnspec, RouteMessageBuilder};
+use rtnetlink::{
+    Handle, IpVersion, LinkBridge, LinkBridgePort, LinkUnspec, LinkVeth, RouteMessageBuilder,
+};
 
 use crate::error::{NetError, Result};
 use crate::lease::{Lease, MacAddr};
@@ -204,6 +207,32 @@ impl Links {
         }
     }
 
+    /// Makes a veth pair: one end here with the tap's name, the other in `netns` with
+    /// the pod's MAC.
+    pub(crate) async fn make_veth(&self, lease: &Lease, netns: BorrowedFd<'_>) -> Result<()> {
+        let inside = LinkUnspec::new_with_name(INSIDE)
+            .address(lease.mac.0.to_vec())
+            .mtu(u32::from(lease.mtu))
+            .setns_by_fd(netns.as_raw_fd())
+            .build();
+        let message = LinkVeth::new(&lease.tap, INSIDE)
+            .mtu(u32::from(lease.mtu))
+            .set_info_data(InfoData::Veth(InfoVeth::Peer(inside)))
+            .build();
+        let outcome = self.handle.link().add(message).execute().await;
+        outcome.map_err(errno).map_err(|source| {
+            if source.raw_os_error() == Some(libc::EEXIST) {
+                return NetError::TapExists {
+                    name: lease.tap.clone(),
+                };
+            }
+            NetError::Netlink {
+                attempted: format!("create veth {}", lease.tap),
+                source,
+            }
+        })
+    }
+
     /// Puts a pod's tap on the bridge and brings it up.
     ///
     /// The bridge neither learns from the port nor floods unknown unicast to it: its
@@ -217,7 +246,7 @@ impl Links {
                 pod_id: lease.pod_id.clone(),
             });
         };
-        if link.kind != "tun" {
+        if !is_tap(&link) {
             return Err(NetError::TapExists { name: tap.clone() });
         }
         let gone = |error: NetError| match error {
@@ -284,7 +313,7 @@ impl Links {
         let Some(link) = self.find(name).await? else {
             return Ok(false);
         };
-        if link.kind != "tun" {
+        if !is_tap(&link) {
             return Ok(false);
         }
         match self
@@ -375,6 +404,15 @@ impl Links {
             source: errno(error),
         })
     }
+}
+
+/// Name of a veth's end in the pod's namespace, until the pod's agent renames it.
+const INSIDE: &str = "pod0";
+
+/// Whether an interface can be the host's end of a pod's network: a tap, or what takes
+/// its part for a pod that runs on the host.
+pub(crate) fn is_tap(link: &Link) -> bool {
+    matches!(link.kind.as_str(), "tun" | "veth")
 }
 
 /// The kernel takes 255 bytes of alias; pod ids are far shorter, but not ours to trust.

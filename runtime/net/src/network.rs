@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ipnet::IpNet;
@@ -11,12 +11,12 @@ use crate::book::{Book, collision, gateway, parse_pod_cidr};
 use crate::config::NetworkConfig;
 use crate::error::{NetError, Result};
 use crate::lease::{Lease, MacAddr, is_tap_name};
-use crate::link::Links;
+use crate::link::{Links, is_tap};
 use crate::nft::message::{Family, Kind, Request};
 use crate::nft::{ruleset, socket};
 use crate::pool::Pool;
 use crate::ports::HostPort;
-use crate::{sysctl, tap};
+use crate::{netns, sysctl, tap};
 
 /// The embedded network. All methods may be called at once from many tasks; they
 /// need a tokio runtime and the network namespace that the pods' bridge lives in.
@@ -95,7 +95,26 @@ impl Network {
         queues.pop().ok_or(NetError::NotSetUp)
     }
 
-    /// The same for a network card of several queues: a descriptor each.
+    /// Makes a network namespace for a pod that runs on the host, with one end of a
+    /// veth pair in it that has the lease's MAC; the other end takes the tap's part.
+    ///
+    /// Both ends go away with the namespace: with its last process and descriptor.
+    /// What is inside is down and has no address yet.
+    ///
+    /// # Errors
+    /// See [`NetError::TapExists`]; else what the kernel refused.
+    pub async fn netns(&self, lease: &Lease) -> Result<OwnedFd> {
+        let netns = blocking("making a network namespace", netns::make).await?;
+        let links = Links::open()?;
+        links.make_veth(lease, netns.as_fd()).await?;
+        let name = lease.tap.clone();
+        blocking("silencing a veth", move || sysctl::silence_tap(&name)).await?;
+        tracing::debug!(veth = %lease.tap, pod = %lease.pod_id, "network namespace created");
+        Ok(netns)
+    }
+
+    /// The same as [`Network::tap`] for a network card of several queues: a descriptor
+    /// each.
     ///
     /// # Errors
     /// As [`Network::tap`].
@@ -195,7 +214,7 @@ impl Network {
         reconciled.without_tap = self.replumb(&links, bridge).await?;
         let kept: BTreeSet<String> = self.leases().into_iter().map(|lease| lease.tap).collect();
         for link in links.all().await? {
-            let ours = link.bridge == Some(bridge) && link.kind == "tun" && is_tap_name(&link.name);
+            let ours = link.bridge == Some(bridge) && is_tap(&link) && is_tap_name(&link.name);
             if ours && !kept.contains(&link.name) && links.remove_tap(&link.name).await? {
                 tracing::info!(tap = %link.name, "removed a tap that belonged to no pod");
                 reconciled.removed_taps.push(link.name);

@@ -16,6 +16,7 @@ use bulkhead_net::nft::message::{Batch, CREATE, Family, Kind, Request};
 use bulkhead_net::nft::{inspect, ruleset, socket};
 use bulkhead_net::{HostPort, Lease, MacAddr, NetError, Network, NetworkConfig, Transport};
 use futures::TryStreamExt;
+use nix::sched::CloneFlags;
 use rtnetlink::{Handle, LinkUnspec, LinkVeth};
 
 use support::*;
@@ -949,5 +950,81 @@ fn pods_do_not_reach_what_the_host_offers_to_itself() {
         });
         assert!(arrived, "the marker must always pass");
         assert!(inner.recv(&mut [0; 8]).is_err());
+    });
+}
+
+/// Runs something in another network namespace, on a thread of its own.
+fn inside<T: Send>(netns: &std::os::fd::OwnedFd, look: impl FnOnce() -> T + Send) -> T {
+    std::thread::scope(|scope| {
+        let look = || {
+            nix::sched::setns(netns, CloneFlags::CLONE_NEWNET).unwrap();
+            look()
+        };
+        scope.spawn(look).join().unwrap()
+    })
+}
+
+#[test]
+fn a_host_pods_interface_takes_the_taps_part_and_goes_with_its_namespace() {
+    in_namespace(|| async {
+        let node = Node::with_pods(0).await;
+        let lease = node.network.allocate("0123456789abcdef", &[]).unwrap();
+        let netns = node.network.netns(&lease).await.unwrap();
+        node.network.plumb(&lease).await.unwrap();
+        let again = node.network.netns(&lease).await;
+        assert!(
+            matches!(again, Err(NetError::TapExists { .. })),
+            "{again:?}"
+        );
+
+        let macs = inside(&netns, || {
+            // sysfs shows the namespace of whoever mounted it; netlink asks the thread's.
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            runtime.block_on(async {
+                let replies: Vec<_> = netlink()
+                    .link()
+                    .get()
+                    .execute()
+                    .try_collect()
+                    .await
+                    .unwrap();
+                let attributes = replies.into_iter().flat_map(|link| link.attributes);
+                let address = |it| match it {
+                    rtnetlink::packet_route::link::LinkAttribute::Address(mac) => Some(mac),
+                    _ => None,
+                };
+                attributes.filter_map(address).collect::<Vec<_>>()
+            })
+        });
+        assert!(macs.contains(&lease.mac.0.to_vec()), "{macs:?}");
+
+        // A restart keeps it with its lease, and removes it without.
+        let kept = node
+            .network
+            .reconcile(std::slice::from_ref(&lease))
+            .await
+            .unwrap();
+        assert!(
+            kept.without_tap.is_empty() && kept.removed_taps.is_empty(),
+            "{kept:?}"
+        );
+        let handle = netlink();
+        assert!(interface_names(&handle).await.contains(&lease.tap));
+        drop(netns);
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while interface_names(&handle).await.contains(&lease.tap) {
+            assert!(Instant::now() < deadline, "it outlives its namespace");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        node.network.release(&lease).await.unwrap();
+
+        let left = node.network.allocate("fedcba9876543210", &[]).unwrap();
+        let _netns = node.network.netns(&left).await.unwrap();
+        node.network.plumb(&left).await.unwrap();
+        let swept = node.network.reconcile(&[]).await.unwrap();
+        assert_eq!(swept.removed_taps, std::slice::from_ref(&left.tap));
     });
 }
