@@ -176,6 +176,9 @@ async fn launch(options: &Options) -> Result<Arc<dyn Sandbox>> {
     let pod = launcher
         .launch(SandboxSpec {
             pod_id: POD.into(),
+            host: None,
+            kernel: None,
+            kernel_cmdline: None,
             boot_vcpus: options.cpus,
             max_vcpus: options.cpus,
             memory_bytes: options.memory_mib << 20,
@@ -242,6 +245,7 @@ async fn start(options: &Options, layers: Vec<PathBuf>, pod: &dyn Sandbox) -> Re
         stdin_once: false,
         share_pid_with_pod: false,
         share_pid_with: None,
+        share_pid_with_host: false,
         readonly_rootfs: false,
         log,
         window: options.tty.then_some(WindowSize {

@@ -1,6 +1,7 @@
 //! The pods' cgroups on the host: cgroup v2 only.
 //!
-//! Each pod has one, with the VMM as its only process: beneath the parent that
+//! Each pod has one, with the VMM as its only process, or on the host with its agent
+//! and its containers below it: beneath the parent that
 //! kubelet names, so that kubelet's limits hold for everything the pod costs, or
 //! beneath the runtime's own.
 
@@ -207,6 +208,33 @@ impl Cgroup {
         }
     }
 
+    fn kill(&self) -> io::Result<()> {
+        // cgroup.kill (Linux 5.14) is the one way that no fork escapes.
+        match fs::write(self.dir.join("cgroup.kill"), "1") {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+            _ => Ok(()),
+        }
+    }
+
+    /// Kills everything in it and its descendants, and waits until they are gone.
+    /// Blocking. A missing one is no error.
+    ///
+    /// # Errors
+    /// When the kernel refuses, or processes do not die.
+    pub fn empty(&self) -> io::Result<()> {
+        self.kill()?;
+        let deadline = Instant::now() + EMPTYING;
+        while fs::read_to_string(self.dir.join("cgroup.events"))
+            .is_ok_and(|events| keyed(&events, "populated") != 0)
+        {
+            if Instant::now() >= deadline {
+                return Err(io::Error::from(io::ErrorKind::TimedOut));
+            }
+            thread::sleep(Duration::from_millis(2));
+        }
+        Ok(())
+    }
+
     /// Kills everything in it and its descendants, waits until they are gone,
     /// and removes it with its descendants. Blocking. A missing one is no error.
     ///
@@ -223,12 +251,8 @@ impl Cgroup {
             )
             .caused_by(e)
         };
-        // cgroup.kill (Linux 5.14) is the one way that no fork escapes.
-        match fs::write(self.dir.join("cgroup.kill"), "1") {
-            Ok(()) => {}
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Err(e) => return Err(failed("kill the processes in", e)),
-        }
+        self.kill()
+            .map_err(|e| failed("kill the processes in", e))?;
         let deadline = Instant::now() + EMPTYING;
         let mut pause = Duration::from_millis(1);
         loop {

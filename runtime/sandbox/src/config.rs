@@ -1,4 +1,4 @@
-//! What the operator decides about microVMs.
+//! What the operator decides about pods' places.
 
 use std::{fs::File, io, path::Path, path::PathBuf, time::Duration};
 
@@ -57,6 +57,44 @@ impl Default for MicroVmConfig {
             ready_timeout: Duration::from_secs(30),
             call_timeout: Duration::from_secs(60),
             vmm_log: "info".into(),
+        }
+    }
+}
+
+/// Settings of the launcher of host pods.
+#[derive(Clone, Debug)]
+pub struct HostConfig {
+    /// Parent of the pods' run directories; the same as microVMs'.
+    pub run_dir: PathBuf,
+    /// Where writable layers are kept: on a file system that overlayfs takes as
+    /// upper (not an overlay itself). The same as microVMs'.
+    pub scratch_dir: PathBuf,
+    /// The `bulkhead-agent` binary.
+    pub agent: PathBuf,
+    /// Mount point of cgroup v2.
+    pub cgroup_root: PathBuf,
+    /// cgroup beneath the root for pods that name no parent of their own.
+    pub cgroup_parent: String,
+    /// Longest time from the agent's start until it is ready.
+    pub ready_timeout: Duration,
+    /// Longest time an agent's call may take that waits for nothing.
+    pub call_timeout: Duration,
+    /// `BULKHEAD_LOG` of the agents.
+    pub agent_log: String,
+}
+
+impl Default for HostConfig {
+    fn default() -> Self {
+        let microvm = MicroVmConfig::default();
+        Self {
+            run_dir: microvm.run_dir,
+            scratch_dir: microvm.scratch_dir,
+            agent: microvm.agent,
+            cgroup_root: "/sys/fs/cgroup".into(),
+            cgroup_parent: microvm.cgroup_parent,
+            ready_timeout: microvm.ready_timeout,
+            call_timeout: microvm.call_timeout,
+            agent_log: "info".into(),
         }
     }
 }

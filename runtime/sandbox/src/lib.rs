@@ -2,13 +2,13 @@
 //!
 //! A [`Sandbox`] is the place where one pod's containers run; a [`Launcher`]
 //! makes sandboxes, finds them again after a daemon restart, and removes every
-//! trace of one. `MicroVm` is the place that gives each pod its own virtual
-//! machine; the CRI layer knows only these traits.
+//! trace of one. There are two places, [`MicroVm`] and [`Host`], and one [`Pod`]
+//! in either; the CRI layer knows only these traits.
 //!
 //! The CRI layer records what it is about to do before it calls in here; calls
 //! that make something are safe to follow with [`Launcher::destroy`] at any
 //! point, whether they succeeded, failed, or were cut off by a crash.
-#![deny(unsafe_code)] // but in vmm/spawn.rs and process.rs
+#![deny(unsafe_code)] // but in spawn.rs and process.rs
 #![cfg_attr(
     test,
     allow(
@@ -28,13 +28,17 @@ pub mod error;
 pub mod figures;
 #[doc(hidden)]
 pub mod fuzz;
+pub mod host;
 pub mod initramfs;
 pub mod log;
 pub mod microvm;
 pub mod paths;
+pub mod places;
+pub mod pod;
 pub mod process;
 pub mod rpc;
 pub mod sockets;
+pub mod spawn;
 pub mod spec;
 pub mod stdio;
 pub mod vmm;
@@ -44,14 +48,17 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use tokio::sync::watch;
 
-pub use config::{MicroVmConfig, ScratchDisks};
+pub use config::{HostConfig, MicroVmConfig, ScratchDisks};
 pub use error::{Error, ErrorKind, Result};
 pub use figures::{ContainerStats, GuestStats, SandboxStats};
+pub use host::{Host, HostLauncher};
 pub use microvm::{MicroVm, MicroVmLauncher};
+pub use places::Places;
+pub use pod::Pod;
 pub use spec::{
-    ClockChange, ContainerSpec, Created, Dns, ExecSpec, Exit, Interface, LogTarget, Process,
-    ProcessId, ProcessState, SandboxExit, SandboxRecord, SandboxSpec, Started, Stream, Timing,
-    User, WindowSize, Written,
+    ClockChange, ContainerSpec, Created, Dns, ExecSpec, Exit, HostSpec, Interface, LogTarget,
+    PlaceKind, Process, ProcessId, ProcessState, SandboxExit, SandboxRecord, SandboxSpec, Started,
+    Stream, Timing, User, WindowSize, Written,
 };
 
 /// Makes, finds again and removes sandboxes of one kind.

@@ -8,6 +8,9 @@
 //!   vsock.sock                       the VMM as listening descriptors
 //!   vmm.log                          the VMM's stdout and stderr
 //!   logs/<container id>              where the container's log stands
+//!   agent.log                        a host pod: its agent's stdout and stderr
+//!   agent/                           its agent's sockets and files
+//!     blobs/<serial>                 links to the layers it is to mount
 //!   vm/                              the VMM's new root, owned by the pod's uid
 //!     vsock.sock_2048                the daemon listens: the guest is ready
 //!     exit.json                      why the VMM ended
@@ -52,6 +55,18 @@ impl PodPaths {
     #[must_use]
     pub fn vm(&self) -> PathBuf {
         self.dir.join("vm")
+    }
+
+    /// The directory of a host pod's agent.
+    #[must_use]
+    pub fn agent(&self) -> PathBuf {
+        self.dir.join("agent")
+    }
+
+    /// A host pod's agent's own output.
+    #[must_use]
+    pub fn agent_log(&self) -> PathBuf {
+        self.dir.join("agent.log")
     }
 
     /// Names the pod's cgroup.

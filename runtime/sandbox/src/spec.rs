@@ -9,6 +9,12 @@ use serde::{Deserialize, Serialize};
 pub struct SandboxSpec {
     /// The CRI pod sandbox id: 64 hex digits.
     pub pod_id: String,
+    /// What is to be known of a pod that runs on the host; `None`: a microVM.
+    pub host: Option<HostSpec>,
+    /// The guest kernel, if not the launcher's.
+    pub kernel: Option<PathBuf>,
+    /// Appended to the guest kernel's command line in place of the launcher's.
+    pub kernel_cmdline: Option<String>,
     /// vCPUs online at boot.
     pub boot_vcpus: u32,
     /// vCPUs described, which may be onlined later.
@@ -32,6 +38,16 @@ pub struct SandboxSpec {
     pub vmm_uid: u32,
 }
 
+/// Which namespaces of the host a host pod shares.
+#[derive(Debug, Default)]
+pub struct HostSpec {
+    /// Its own network namespace, with the pod's interfaces in it; `None`: the
+    /// host's, and the host's name with it.
+    pub netns: Option<OwnedFd>,
+    /// The host's IPC namespace and /dev/shm.
+    pub share_ipc: bool,
+}
+
 /// resolv.conf inside the pod.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Dns {
@@ -46,9 +62,9 @@ pub struct Dns {
 /// One network interface of the pod.
 #[derive(Debug)]
 pub struct Interface {
-    /// The open tap (IFF_TAP | IFF_NO_PI | IFF_VNET_HDR).
-    pub tap: OwnedFd,
-    /// The guest's MAC address.
+    /// The open tap (IFF_TAP | IFF_NO_PI | IFF_VNET_HDR) of a microVM.
+    pub tap: Option<OwnedFd>,
+    /// The MAC address inside.
     pub mac: [u8; 6],
     /// Name inside: "eth0".
     pub name: String,
@@ -60,12 +76,26 @@ pub struct Interface {
     pub routes: Vec<(IpAddr, u8, Option<IpAddr>)>,
 }
 
+/// Where a pod runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PlaceKind {
+    /// In a virtual machine of its own.
+    #[default]
+    MicroVm,
+    /// On the host itself, as ordinary processes.
+    Host,
+}
+
 /// What is persisted of a running sandbox, to find it again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SandboxRecord {
     /// The pod's id.
     pub pod_id: String,
-    /// Process id of the VMM.
+    /// Where it runs. Records of earlier versions, which knew one place, don't say.
+    #[serde(default)]
+    pub place: PlaceKind,
+    /// Process id of the VMM, or of the agent on the host.
     pub pid: u32,
     /// Start time of that process in clock ticks since boot (/proc/PID/stat field
     /// 22), so that a reused pid is not mistaken for it.
@@ -109,6 +139,8 @@ pub struct ContainerSpec {
     pub share_pid_with_pod: bool,
     /// PID namespace of another container of the pod.
     pub share_pid_with: Option<String>,
+    /// PID namespace of the host: host pods only.
+    pub share_pid_with_host: bool,
     /// Read-only root file system.
     pub readonly_rootfs: bool,
     /// Environment variables that are not UTF-8, beside those in `oci`: "NAME=value".

@@ -13,6 +13,7 @@
 //! ```
 
 mod error;
+mod handlers;
 mod pool;
 mod print;
 mod section;
@@ -27,9 +28,12 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use error::ConfigError;
+pub use handlers::{Handler, HandlerKind, Handlers};
 pub use pool::Pool;
 pub use print::default_text;
-pub use sections::{Format, Limits, Logging, Monitoring, Network, Paths, Stats, Streaming, Vm};
+pub use sections::{
+    Format, HostPods, Limits, Logging, Monitoring, Network, Paths, Stats, Streaming, Vm,
+};
 
 /// Where the file is unless `--config` says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/bulkhead/config.toml";
@@ -45,6 +49,10 @@ pub struct Config {
     pub paths: Paths,
     /// What a pod's machine is like.
     pub vm: Vm,
+    /// Runtime handlers.
+    pub handlers: Handlers,
+    /// Pods that may run on the host.
+    pub host_pods: HostPods,
     /// The embedded pod network.
     pub network: Network,
     /// The streaming server.
@@ -194,6 +202,19 @@ mod tests {
     }
 
     #[test]
+    fn handlers_are_added_to_those_that_are_always_there() {
+        let text = "[handlers.big]\nkind = \"microvm\"\nmemory_mib = 4096\n";
+        let config = Config::parse(text, Path::new("x")).unwrap();
+        let names: Vec<&str> = config.handlers.0.keys().map(String::as_str).collect();
+        assert_eq!(names, ["big", "bulkhead", "host"]);
+        assert_eq!(config.handlers.0["big"].memory_mib, Some(4096));
+        assert_eq!(config.host_pods.allow_namespaces, ["kube-system"]);
+        let again = Config::parse(&config.to_toml(), Path::new("shown")).unwrap();
+        assert_eq!(again, config);
+        assert!(refused("[handlers.big]\nmemory_mib = 4096\n").contains("kind"));
+    }
+
+    #[test]
     fn an_empty_file_is_the_default() {
         assert_eq!(
             Config::parse("", Path::new("x")).unwrap(),
@@ -289,6 +310,28 @@ mod tests {
                 "stats.clock_tolerance_ms",
             ),
             ("[limits]\npods = 0", "limits.pods"),
+            ("[handlers.bulkhead]\nkind = \"host\"", "handlers.bulkhead"),
+            (
+                "[handlers.host]\nkind = \"host\"\nmemory_mib = 512",
+                "handlers.host",
+            ),
+            (
+                "[handlers.big]\nkind = \"microvm\"\nmemory_mib = 1",
+                "handlers.big",
+            ),
+            (
+                "[handlers.big]\nkind = \"microvm\"\nkernel = \"vmlinux\"",
+                "handlers.big",
+            ),
+            ("[handlers.\"a b\"]\nkind = \"microvm\"", "handlers.a b"),
+            (
+                "[host_pods]\nallow_handlers = [\"kata\"]",
+                "host_pods.allow_handlers",
+            ),
+            (
+                "[host_pods]\nallow_namespaces = [\"\"]",
+                "host_pods.allow_namespaces",
+            ),
             ("[monitoring]\nlisten = \"9464\"", "monitoring.listen"),
             (
                 "[monitoring]\notlp_endpoint = \"collector\"",

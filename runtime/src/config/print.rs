@@ -3,8 +3,11 @@
 use toml::Table;
 
 use super::Config;
+use super::handlers;
 use super::section::{Key, Section};
-use super::sections::{Limits, Logging, Monitoring, Network, Paths, Stats, Streaming, Vm};
+use super::sections::{
+    HostPods, Limits, Logging, Monitoring, Network, Paths, Stats, Streaming, Vm,
+};
 
 /// The default configuration with everything explained: a file to begin with.
 #[must_use]
@@ -16,6 +19,8 @@ pub fn default_text() -> String {
     let table = to_table(&Config::default());
     write_section::<Paths>(&mut text, &table, true);
     write_section::<Vm>(&mut text, &table, true);
+    write_handlers(&mut text, &table, true);
+    write_section::<HostPods>(&mut text, &table, true);
     write_section::<Network>(&mut text, &table, true);
     write_section::<Streaming>(&mut text, &table, true);
     write_section::<Logging>(&mut text, &table, true);
@@ -31,6 +36,8 @@ pub(super) fn effective_text(config: &Config) -> String {
     let table = to_table(config);
     write_section::<Paths>(&mut text, &table, false);
     write_section::<Vm>(&mut text, &table, false);
+    write_handlers(&mut text, &table, false);
+    write_section::<HostPods>(&mut text, &table, false);
     write_section::<Network>(&mut text, &table, false);
     write_section::<Streaming>(&mut text, &table, false);
     write_section::<Logging>(&mut text, &table, false);
@@ -64,6 +71,27 @@ fn write_section<S: Section>(text: &mut String, values: &Table, explain: bool) {
         }
         if let Some(value) = section.and_then(|section| section.get(*name)) {
             text.push_str(&format!("{name} = {value}\n"));
+        }
+    }
+}
+
+/// Sections with names of the operator's choice.
+fn write_handlers(text: &mut String, values: &Table, explain: bool) {
+    let all = values.get("handlers").and_then(toml::Value::as_table);
+    for (index, (name, handler)) in all.into_iter().flatten().enumerate() {
+        text.push('\n');
+        if explain && index == 0 {
+            write_comment(text, handlers::COMMENT);
+        }
+        text.push_str(&format!(
+            "[handlers.{}]\n",
+            toml::Value::from(name.as_str())
+        ));
+        for (key, value) in handler.as_table().into_iter().flatten() {
+            if explain {
+                write_comment(text, &[handlers::KIND_COMMENT]);
+            }
+            text.push_str(&format!("{key} = {value}\n"));
         }
     }
 }

@@ -77,6 +77,18 @@ section! {
 }
 
 section! {
+    /// Pods that may run on this machine itself, without a virtual machine, when they ask for
+    /// one of its namespaces (hostNetwork, hostPID, hostIPC) or by their handler. Such a pod
+    /// can do to this machine what its containers' privileges allow; others are refused.
+    ["host_pods"] HostPods {
+        /// Kubernetes namespaces whose pods may; "*" for all.
+        allow_namespaces: Vec<String> = vec!["kube-system".to_owned()];
+        /// Handlers whose pods may, whatever their namespace.
+        allow_handlers: Vec<String> = Vec::new();
+    }
+}
+
+section! {
     /// The embedded network: what pods get where no CNI configuration is given.
     ["network"] Network {
         /// The bridge that pods are on. Made if it is missing.

@@ -4,7 +4,11 @@ use std::path::{Component, Path};
 
 use bulkhead_net::NetError;
 
-use super::Config;
+use super::{Config, HandlerKind};
+use crate::pods::placement::DEFAULT_HANDLER;
+
+/// Longest name of a handler (a RuntimeClass's is a DNS label, RFC 1123).
+const HANDLER_NAME_MAX: usize = 63;
 
 /// What is wrong with a value.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,6 +35,8 @@ const CMDLINE_MAX: usize = 1024;
 pub(super) fn first_fault(config: &Config) -> Option<Fault> {
     paths(config)
         .or_else(|| vm(config))
+        .or_else(|| handlers(config))
+        .or_else(|| host_pods(config))
         .or_else(|| network(config))
         .or_else(|| streaming(config))
         .or_else(|| logging(config))
@@ -146,6 +152,57 @@ fn vm(config: &Config) -> Option<Fault> {
     if vm.cgroup_parent.is_empty() || !plain || !vm.cgroup_parent.is_ascii() {
         let message = "must be the name of a cgroup, such as \"bulkhead\" or \"a.slice/b.slice\"";
         return fault("vm", "cgroup_parent", message);
+    }
+    None
+}
+
+fn handlers(config: &Config) -> Option<Fault> {
+    for (name, handler) in &config.handlers.0 {
+        let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+        if name.is_empty() || name.len() > HANDLER_NAME_MAX || !name.bytes().all(plain) {
+            let message = "a handler's name has 1 to 63 of a-z, 0-9 and -, as RuntimeClass has it";
+            return fault("handlers", name, message);
+        }
+        let is_host = handler.kind == HandlerKind::Host;
+        if is_host && name == DEFAULT_HANDLER {
+            let message = "pods that name no handler have this one, and run in microVMs: add \
+                           another handler for the host";
+            return fault("handlers", name, message);
+        }
+        if is_host && handler.has_machine_keys() {
+            let message =
+                "a handler of kind \"host\" has no virtual machine: it takes `kind` alone";
+            return fault("handlers", name, message);
+        }
+        if let Some(kernel) = handler.kernel.as_ref().filter(|it| !is_plain_absolute(it)) {
+            let message = format!("kernel {} is not an absolute path", kernel.display());
+            return fault("handlers", name, message);
+        }
+        // The rest is what [vm] would be with it.
+        let mut with = config.clone();
+        with.vm = handler.machine(&config.vm);
+        if let Some(wrong) = vm(&with) {
+            return fault("handlers", name, format!("{} {}", wrong.key, wrong.message));
+        }
+    }
+    None
+}
+
+fn host_pods(config: &Config) -> Option<Fault> {
+    let host_pods = &config.host_pods;
+    if host_pods.allow_namespaces.iter().any(String::is_empty) {
+        let message = "names Kubernetes namespaces, or \"*\" for all";
+        return fault("host_pods", "allow_namespaces", message);
+    }
+    let known = &config.handlers.0;
+    if let Some(unknown) = host_pods
+        .allow_handlers
+        .iter()
+        .find(|it| !known.contains_key(*it))
+    {
+        let known: Vec<&str> = known.keys().map(String::as_str).collect();
+        let message = format!("{unknown:?} is no handler; there is {}", known.join(", "));
+        return fault("host_pods", "allow_handlers", message);
     }
     None
 }

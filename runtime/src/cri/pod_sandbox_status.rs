@@ -74,6 +74,7 @@ async fn info(pod: &Pod) -> std::collections::BTreeMap<String, String> {
             "measured": pod.meter.latest().map(|sample| measured(&sample)),
             "config": record.config,
             "runtimeHandler": record.handler,
+            "place": record.place,
             "sandbox": sandbox,
             "record": record.sandbox,
             "vmmUid": record.vmm_uid,

@@ -3,17 +3,25 @@
 use std::time::Duration;
 
 use bulkhead_cri_api::v1;
+use bulkhead_sandbox::PlaceKind;
 use serde_json::json;
 
 use super::{Cri, verbose};
-use crate::error::Result;
+use crate::{error::Result, pods::placement::DEFAULT_HANDLER};
 
 /// Longest the network's own check may take before it counts as not ready.
 const NETWORK_PATIENCE: Duration = Duration::from_secs(2);
 
 pub(super) async fn status(cri: &Cri, request: v1::StatusRequest) -> Result<v1::StatusResponse> {
-    let handlers =
-        std::iter::once("").chain(cri.pods.settings().handlers.iter().map(String::as_str));
+    let known = &cri.pods.settings().handlers;
+    let default = (
+        "",
+        known
+            .get(DEFAULT_HANDLER)
+            .map_or(PlaceKind::MicroVm, |it| it.place),
+    );
+    let named = known.iter().map(|(name, it)| (name.as_str(), it.place));
+    let handlers = std::iter::once(default).chain(named);
     let runtime = match &cri.node.fault {
         None => Ok(()),
         Some(fault) => Err(("HostUnfit", fault.clone())),
@@ -25,10 +33,11 @@ pub(super) async fn status(cri: &Cri, request: v1::StatusRequest) -> Result<v1::
         info: Default::default(),
         // Said truthfully: kubelet refuses pods that need what is not there.
         runtime_handlers: handlers
-            .map(|name| v1::RuntimeHandler {
+            .map(|(name, place)| v1::RuntimeHandler {
                 name: name.to_owned(),
                 features: Some(v1::RuntimeHandlerFeatures {
-                    recursive_read_only_mounts: false,
+                    // In a microVM there are no mounts of the host's yet.
+                    recursive_read_only_mounts: place == PlaceKind::Host,
                     user_namespaces: false,
                 }),
             })

@@ -105,7 +105,7 @@ async fn what_crictl_does() {
     assert!(conditions.iter().all(|it| it.status), "{conditions:?}");
     assert_eq!(conditions[0].r#type, "RuntimeReady");
     assert_eq!(conditions[1].r#type, "NetworkReady");
-    assert!(info.info.contains_key("version") && info.runtime_handlers.len() == 2);
+    assert!(info.info.contains_key("version") && info.runtime_handlers.len() == 3);
     let images = clients
         .images
         .list_images(ListImagesRequest::default())

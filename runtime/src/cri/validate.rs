@@ -113,7 +113,7 @@ pub(super) fn pod(config: &v1::PodSandboxConfig) -> Result<()> {
             return Err(Error::invalid("run_as_group is given without run_as_user"));
         }
         if let Some(options) = &security.namespace_options {
-            oci::refuse_host_namespaces(options)?;
+            oci::check_namespaces(options)?;
         }
     }
     Ok(())
@@ -408,10 +408,10 @@ mod tests {
     }
 
     #[test]
-    fn the_hosts_own_things_are_refused_with_what_to_do() {
+    fn namespaces_that_make_no_sense_are_refused() {
         let error = refused_pod(|it| {
             let mut options = v1::NamespaceOption::default();
-            options.set_network(v1::NamespaceMode::Node);
+            options.set_network(v1::NamespaceMode::Container);
             let security = v1::LinuxSandboxSecurityContext {
                 namespace_options: Some(options),
                 ..Default::default()
@@ -419,7 +419,7 @@ mod tests {
             let linux = it.linux.get_or_insert_with(Default::default);
             linux.security_context = Some(security);
         });
-        assert_eq!(error.kind(), Kind::FailedPrecondition);
+        assert_eq!(error.kind(), Kind::InvalidArgument);
         assert!(error.to_string().contains("network namespace"), "{error}");
     }
 }

@@ -97,10 +97,13 @@ impl Inner {
             .unwrap_or(&record.image_id)
             .clone();
         record.stop_signal = oci::stop_signal(&record.config, &image.config)?;
-        let pod_config = pod.record().config.clone();
-        // Reads a seccomp profile from a path that the client names: not here.
+        let (pod_config, place) = {
+            let pod = pod.record();
+            (pod.config.clone(), pod.place)
+        };
+        // Looks at paths that the client names: not here.
         let (spec, record) = tokio::task::spawn_blocking(move || {
-            oci::container_spec(&pod_config, &record, &image).map(|spec| (spec, record))
+            oci::container_spec(&pod_config, &record, &image, place).map(|spec| (spec, record))
         })
         .await
         .map_err(|error| Error::internal(error.to_string()))??;

@@ -31,6 +31,7 @@ pub mod model;
 mod monitor;
 pub mod network;
 pub mod oci;
+pub mod placement;
 mod pod_cidr;
 pub mod ports;
 mod remove;
@@ -68,8 +69,14 @@ use crate::{
     error::{Error, Result},
     observe::metrics::Metrics,
     pods::{
-        events::Events, images::Images, inflight::Inflight, model::Model, network::PodNetwork,
-        sizing::Sizing, starts::Starts,
+        events::Events,
+        images::Images,
+        inflight::Inflight,
+        model::Model,
+        network::PodNetwork,
+        placement::{Handlers, HostPods},
+        sizing::Sizing,
+        starts::Starts,
     },
     stats::Sampling,
     store::{ContainerKey, PodKey, Records},
@@ -82,8 +89,10 @@ pub struct Settings {
     pub max_pods: usize,
     /// Most pods that start at the same moment; others wait for their turn.
     pub starts_at_once: usize,
-    /// Runtime handlers that pods may ask for; the empty one is always there.
-    pub handlers: Vec<String>,
+    /// Runtime handlers that pods may ask for; pods that name none have the default.
+    pub handlers: Handlers,
+    /// Which pods may run on the host.
+    pub host_pods: HostPods,
     /// Sizes of microVMs.
     pub sizing: Sizing,
     /// Size of a pod's writable disk, bytes (sparse).
@@ -107,7 +116,8 @@ impl Default for Settings {
         Self {
             max_pods: 1000,
             starts_at_once: starts_per_machine(),
-            handlers: vec!["bulkhead".to_owned()],
+            handlers: placement::standard_handlers(),
+            host_pods: HostPods::default(),
             sizing: Sizing::default(),
             scratch_bytes: 10 << 30,
             // Above what adduser, systemd and container tools hand out
@@ -119,6 +129,17 @@ impl Default for Settings {
             sampling: Sampling::default(),
             writable_fs: "/var/lib/bulkhead".into(),
         }
+    }
+}
+
+impl Settings {
+    /// Sizes of a handler's microVMs.
+    #[must_use]
+    pub fn sizing_of(&self, handler: &str) -> &Sizing {
+        placement::handler(&self.handlers, handler)
+            .ok()
+            .and_then(|(_, handler)| handler.sizing.as_ref())
+            .unwrap_or(&self.sizing)
     }
 }
 

@@ -22,6 +22,12 @@ pub trait PodNetwork: Send + Sync {
     /// What the kernel refused.
     async fn tap(&self, lease: &Lease) -> Result<OwnedFd>;
 
+    /// Makes the network namespace of a pod that runs on the host, with its interface.
+    ///
+    /// # Errors
+    /// What the kernel refused.
+    async fn netns(&self, lease: &Lease) -> Result<OwnedFd>;
+
     /// Lets the pod speak.
     ///
     /// # Errors
@@ -61,6 +67,10 @@ impl PodNetwork for Network {
 
     async fn tap(&self, lease: &Lease) -> Result<OwnedFd> {
         Ok(Network::tap(self, lease).await?)
+    }
+
+    async fn netns(&self, lease: &Lease) -> Result<OwnedFd> {
+        Ok(Network::netns(self, lease).await?)
     }
 
     async fn plumb(&self, lease: &Lease) -> Result<()> {

@@ -8,14 +8,20 @@
 //! The sandbox boots while the network is plumbed: a guest that is ready before
 //! its tap is on the bridge just isn't heard yet.
 
-use std::{sync::Arc, sync::PoisonError, time::Duration};
+use std::{os::fd::OwnedFd, sync::Arc, sync::PoisonError, time::Duration};
 
 use bulkhead_cri_api::v1::PodSandboxConfig;
 use bulkhead_net::Lease;
-use bulkhead_sandbox::{Dns, Interface, Sandbox, SandboxSpec};
+use bulkhead_sandbox::{Dns, HostSpec, Interface, PlaceKind, Sandbox, SandboxSpec};
 use tracing::Instrument;
 
-use super::{Inner, Pods, cgroup, model::Pod, ports, sizing::VmSize};
+use super::{
+    Inner, Pods, Settings, cgroup,
+    model::Pod,
+    placement::{self, Shared},
+    ports,
+    sizing::VmSize,
+};
 use crate::{
     clock,
     error::{Error, Kind, Result},
@@ -38,12 +44,14 @@ impl Pods {
     /// [`Kind::AlreadyExists`] where a pod with the same key but another
     /// configuration is there, or one that has ended.
     pub async fn run(&self, config: PodSandboxConfig, handler: String) -> Result<String> {
-        self.check_handler(&handler)?;
+        let settings = &self.inner.settings;
+        let place = placement::place(&settings.handlers, &settings.host_pods, &config, &handler)?;
         let record = PodRecord {
             id: String::new(),
             phase: PodPhase::Creating,
             config: config.clone(),
             handler: handler.clone(),
+            place,
             created_at: 0,
             vmm_uid: 0,
             lease: None,
@@ -75,17 +83,6 @@ impl Pods {
             .map_err(|error| error.while_(attempted))
     }
 
-    fn check_handler(&self, handler: &str) -> Result<()> {
-        let handlers = &self.inner.settings.handlers;
-        if handler.is_empty() || handlers.iter().any(|known| known == handler) {
-            return Ok(());
-        }
-        Err(Error::invalid(format!(
-            "runtime handler {handler:?} is not configured; this node has {}",
-            handlers.join(", ")
-        )))
-    }
-
     /// What a create of a pod that exists already is answered.
     fn finished_pod(&self, wanted: &PodRecord) -> Option<Result<String>> {
         let pod = self.inner.model.pod_by_key(&wanted.key())?;
@@ -115,8 +112,11 @@ impl Pods {
 impl Inner {
     async fn make_pod(self: &Arc<Self>, mut record: PodRecord) -> Result<String> {
         record.created_at = clock::now_ns();
-        let host_ports = ports::host_ports(&record.config.port_mappings)?;
-        record.lease = Some(self.network.allocate(&record.id, &host_ports)?);
+        // In the host's network a pod's ports are the host's already.
+        if !is_on_hosts_network(&record) {
+            let host_ports = ports::host_ports(&record.config.port_mappings)?;
+            record.lease = Some(self.network.allocate(&record.id, &host_ports)?);
+        }
         let pod = match self.with_uid(record.clone()) {
             Ok(pod) => pod,
             Err(error) => {
@@ -176,20 +176,29 @@ impl Inner {
     /// The create itself. Whatever it returns, [`Inner::unwind_pod`] undoes it.
     async fn build_pod(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<()> {
         let record = pod.record();
-        let lease = record
-            .lease
-            .as_ref()
-            .ok_or_else(|| Error::internal("no lease"))?;
         self.records
             .commit(vec![Change::PutPod(Arc::clone(&record))])
             .await?;
 
         let turn = self.starts.turn().await;
-        let tap = self.network.tap(lease).await?;
-        let size = self.settings.sizing.of(&record.config);
-        let spec = sandbox_spec(&record, lease, tap, size, self.settings.scratch_bytes)?;
+        let link = match (&record.lease, record.place) {
+            (None, _) => None,
+            (Some(lease), PlaceKind::MicroVm) => Some(self.network.tap(lease).await?),
+            (Some(lease), PlaceKind::Host) => Some(self.network.netns(lease).await?),
+        };
+        let size = match record.place {
+            PlaceKind::MicroVm => Some(self.settings.sizing_of(&record.handler).of(&record.config)),
+            PlaceKind::Host => None,
+        };
+        let spec = sandbox_spec(&record, link, size, &self.settings)?;
         let launch = async { self.launcher.launch(spec).await.map_err(Error::from) };
-        let (sandbox, ()) = futures::future::try_join(launch, self.network.plumb(lease)).await?;
+        let plumb = async {
+            match &record.lease {
+                Some(lease) => self.network.plumb(lease).await,
+                None => Ok(()),
+            }
+        };
+        let (sandbox, ()) = futures::future::try_join(launch, plumb).await?;
 
         let mut ready = PodRecord::clone(&record);
         ready.phase = PodPhase::Ready;
@@ -198,7 +207,7 @@ impl Inner {
         ready.timings.insert(0, turn.phase());
         self.metrics.pod_started(&ready.timings);
         traces::phases(&ready.timings);
-        ready.size = Some(size);
+        ready.size = size;
         let ready = Arc::new(ready);
         self.records
             .commit(vec![Change::PutPod(Arc::clone(&ready))])
@@ -266,52 +275,90 @@ pub(crate) fn timings(sandbox: &dyn Sandbox) -> Vec<PhaseTiming> {
         .collect()
 }
 
-/// What the sandbox is started from. Pure but for the tap.
+/// Whether a pod has no interfaces of its own.
+fn is_on_hosts_network(record: &PodRecord) -> bool {
+    record.place == PlaceKind::Host && Shared::of(&record.config).network
+}
+
+/// What the sandbox is started from: `link` is a microVM's tap, a host pod's network
+/// namespace, or nothing in the host's network; `size` a microVM's. Pure but for the
+/// descriptors.
 fn sandbox_spec(
     record: &PodRecord,
-    lease: &Lease,
-    tap: std::os::fd::OwnedFd,
-    size: VmSize,
-    scratch_bytes: u64,
+    link: Option<OwnedFd>,
+    size: Option<VmSize>,
+    settings: &Settings,
 ) -> Result<SandboxSpec> {
     let config = &record.config;
     let linux = config.linux.clone().unwrap_or_default();
     let dns = config.dns_config.clone().unwrap_or_default();
+    let (_, handler) = placement::handler(&settings.handlers, &record.handler)?;
+    let (tap, host) = match record.place {
+        PlaceKind::MicroVm => (link, None),
+        PlaceKind::Host => {
+            let host = HostSpec {
+                netns: link,
+                share_ipc: Shared::of(config).ipc,
+            };
+            (None, Some(host))
+        }
+    };
+    // Sizes mean nothing on the host.
+    let size = size.unwrap_or(VmSize {
+        boot_vcpus: 0,
+        max_vcpus: 0,
+        memory_bytes: 0,
+    });
     Ok(SandboxSpec {
         pod_id: record.id.clone(),
+        host,
+        kernel: handler.kernel.clone(),
+        kernel_cmdline: handler.kernel_cmdline.clone(),
         boot_vcpus: size.boot_vcpus,
         max_vcpus: size.max_vcpus,
         memory_bytes: size.memory_bytes,
-        scratch_bytes,
-        hostname: hostname(config, &record.id),
+        scratch_bytes: settings.scratch_bytes,
+        hostname: match is_on_hosts_network(record) {
+            true => String::new(), // the host's
+            false => hostname(config, &record.id),
+        },
         dns: Dns {
             servers: dns.servers,
             searches: dns.searches,
             options: dns.options,
         },
-        interfaces: vec![Interface {
-            tap,
-            mac: lease.mac.0,
-            name: INTERFACE.to_owned(),
-            mtu: u32::from(lease.mtu),
-            addresses: lease
-                .addresses
-                .iter()
-                .map(|net| (net.addr(), net.prefix_len()))
-                .collect(),
-            routes: lease
-                .routes
-                .iter()
-                .map(|route| {
-                    let to = route.destination;
-                    (to.addr(), to.prefix_len(), Some(route.gateway))
-                })
-                .collect(),
-        }],
+        interfaces: record
+            .lease
+            .iter()
+            .zip([tap])
+            .map(|(lease, tap)| interface(lease, tap))
+            .collect(),
         sysctls: linux.sysctls,
         cgroup_parent: cgroup::parent_path(&linux.cgroup_parent)?,
         vmm_uid: record.vmm_uid,
     })
+}
+
+fn interface(lease: &Lease, tap: Option<OwnedFd>) -> Interface {
+    Interface {
+        tap,
+        mac: lease.mac.0,
+        name: INTERFACE.to_owned(),
+        mtu: u32::from(lease.mtu),
+        addresses: lease
+            .addresses
+            .iter()
+            .map(|net| (net.addr(), net.prefix_len()))
+            .collect(),
+        routes: lease
+            .routes
+            .iter()
+            .map(|route| {
+                let to = route.destination;
+                (to.addr(), to.prefix_len(), Some(route.gateway))
+            })
+            .collect(),
+    }
 }
 
 /// The host name asked for, else the beginning of the id, as other runtimes do.

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use bulkhead_cri_api::v1::LinuxContainerResources;
-use bulkhead_sandbox::Sandbox;
+use bulkhead_sandbox::{PlaceKind, Sandbox};
 
 use super::{Inner, Pods, detached, model::Pod, oci, sizing};
 use crate::{
@@ -100,6 +100,9 @@ impl Inner {
     }
 
     fn check_fits(&self, pod: &Pod, limit: u64) -> Result<()> {
+        if pod.record().place == PlaceKind::Host {
+            return Ok(());
+        }
         let has = self.size_of(pod).memory_bytes;
         if limit <= has {
             return Ok(());
@@ -115,12 +118,15 @@ impl Inner {
         let record = pod.record();
         record
             .size
-            .unwrap_or_else(|| self.settings.sizing.of(&record.config))
+            .unwrap_or_else(|| self.settings.sizing_of(&record.handler).of(&record.config))
     }
 
     /// Switches on the CPUs that the limits sum up to. One that can't be switched on
     /// makes nothing wrong, only slower.
     async fn online_enough(&self, pod: &Pod, sandbox: &dyn Sandbox) {
+        if pod.record().place == PlaceKind::Host {
+            return;
+        }
         let size = self.size_of(pod);
         let containers = self.model.containers_in(&pod.id);
         let containers: Vec<_> = containers.iter().map(|it| it.record()).collect();

@@ -4,16 +4,23 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use bulkhead_image::{Limits, ScratchTemplate, Store};
 use bulkhead_net::Network;
-use bulkhead_sandbox::{MicroVmConfig, MicroVmLauncher};
+use bulkhead_sandbox::{
+    HostConfig, HostLauncher, MicroVmConfig, MicroVmLauncher, PlaceKind, Places,
+};
 
 use crate::{
-    config::Config,
+    config::{self, Config, HandlerKind, Vm},
     cri::Node,
     doctor::kvm,
     error::{Error, Result},
     observe::metrics::Metrics,
     paths::Paths,
-    pods::{Parts, Pods, Settings, sizing::Sizing, starts_per_machine},
+    pods::{
+        Parts, Pods, Settings,
+        placement::{Handler, HostPods},
+        sizing::Sizing,
+        starts_per_machine,
+    },
     stats::Sampling,
     store::Database,
 };
@@ -31,7 +38,9 @@ pub(super) async fn assemble(
         let records = Database::open(&paths.database())?;
         let images = Store::open_with(paths.images(), image_limits(&config))?;
         let settings = settings(&config, &paths);
-        let launcher = launcher(&config, &paths, settings.scratch_bytes)?;
+        check_kernels(&settings)?;
+        let microvm = launcher(&config, &paths, settings.scratch_bytes)?;
+        let launcher = Places::new(microvm, host_launcher(&config, &paths)?);
         let node = node(&config);
         let pods = Pods::new(Parts {
             records: Arc::new(records),
@@ -54,24 +63,64 @@ fn image_limits(config: &Config) -> Limits {
     }
 }
 
-fn settings(config: &Config, paths: &Paths) -> Settings {
+fn sizing(vm: &Vm) -> Sizing {
     let standard = Sizing::default();
-    let max_vcpus = match config.vm.vcpus_max {
+    let max_vcpus = match vm.vcpus_max {
         0 => standard.max_vcpus,
         max => max,
     };
+    Sizing {
+        vcpus: vm.vcpus_boot,
+        max_vcpus,
+        memory_bytes: u64::from(vm.memory_mib) << 20,
+        ..standard
+    }
+}
+
+fn handler(config: &Config, handler: &config::Handler) -> Handler {
+    if handler.kind == HandlerKind::Host {
+        return Handler {
+            place: PlaceKind::Host,
+            ..Handler::default()
+        };
+    }
+    Handler {
+        place: PlaceKind::MicroVm,
+        sizing: Some(sizing(&handler.machine(&config.vm))),
+        kernel: handler.kernel.clone(),
+        kernel_cmdline: handler.kernel_cmdline_extra.clone(),
+    }
+}
+
+/// A kernel that is missing is said now, not when the first pod asks for it.
+fn check_kernels(settings: &Settings) -> Result<()> {
+    for (name, handler) in &settings.handlers {
+        if let Some(kernel) = handler.kernel.as_ref().filter(|it| !it.is_file()) {
+            return Err(Error::precondition(format!(
+                "the guest kernel of handlers.{name} is missing: {} is no file",
+                kernel.display()
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn settings(config: &Config, paths: &Paths) -> Settings {
+    let handlers = config.handlers.0.iter();
     Settings {
         max_pods: usize::try_from(config.limits.pods).unwrap_or(usize::MAX),
         starts_at_once: match config.vm.starts_at_once {
             0 => starts_per_machine(),
             count => usize::try_from(count).unwrap_or(usize::MAX),
         },
-        sizing: Sizing {
-            vcpus: config.vm.vcpus_boot,
-            max_vcpus,
-            memory_bytes: u64::from(config.vm.memory_mib) << 20,
-            ..standard
+        handlers: handlers
+            .map(|(name, it)| (name.clone(), handler(config, it)))
+            .collect(),
+        host_pods: HostPods {
+            namespaces: config.host_pods.allow_namespaces.clone(),
+            handlers: config.host_pods.allow_handlers.clone(),
         },
+        sizing: sizing(&config.vm),
         scratch_bytes: u64::from(config.vm.scratch_gib) << 30,
         vmm_uid_first: config.vm.vmm_uid_first,
         vmm_uid_count: config.vm.vmm_uid_count,
@@ -116,6 +165,19 @@ fn launcher(config: &Config, paths: &Paths, scratch_bytes: u64) -> Result<MicroV
         ..MicroVmConfig::default()
     };
     Ok(MicroVmLauncher::new(microvm, Arc::new(make))?)
+}
+
+fn host_launcher(config: &Config, paths: &Paths) -> Result<HostLauncher> {
+    let host = HostConfig {
+        run_dir: paths.pods(),
+        scratch_dir: paths.scratch(),
+        agent: config.paths.agent.clone(),
+        cgroup_parent: config.vm.cgroup_parent.clone(),
+        ready_timeout: Duration::from_secs(u64::from(config.vm.boot_timeout_seconds)),
+        call_timeout: Duration::from_secs(u64::from(config.vm.answer_timeout_seconds)),
+        ..HostConfig::default()
+    };
+    Ok(HostLauncher::new(host)?)
 }
 
 /// What the runtime says of itself. A host that can't run guests is served all the

@@ -4,7 +4,7 @@ use std::fmt;
 
 use bulkhead_cri_api::v1::{ContainerConfig, LinuxContainerResources, PodSandboxConfig};
 use bulkhead_net::Lease;
-use bulkhead_sandbox::{LogTarget, SandboxExit, SandboxRecord, User};
+use bulkhead_sandbox::{LogTarget, PlaceKind, SandboxExit, SandboxRecord, User};
 use serde::{Deserialize, Serialize};
 
 use crate::pods::sizing::VmSize;
@@ -103,6 +103,9 @@ pub struct PodRecord {
     pub config: PodSandboxConfig,
     /// Runtime handler, as the client gave it.
     pub handler: String,
+    /// Where it runs. Records of earlier versions, which knew one place, don't say.
+    #[serde(default)]
+    pub place: PlaceKind,
     /// Unix time, ns.
     pub created_at: i64,
     /// The uid and gid of its VMM: its own among living pods.

@@ -22,9 +22,9 @@ use std::{
 
 use async_trait::async_trait;
 use bulkhead_sandbox::{
-    ClockChange, ContainerSpec, Created, Error, ErrorKind, ExecSpec, Exit, LogTarget, Process,
-    ProcessId, ProcessState, Result, Sandbox, SandboxExit, SandboxRecord, SandboxStats, Started,
-    Stream, Timing, User, WindowSize,
+    ClockChange, ContainerSpec, Created, Error, ErrorKind, ExecSpec, Exit, LogTarget, PlaceKind,
+    Process, ProcessId, ProcessState, Result, Sandbox, SandboxExit, SandboxRecord, SandboxStats,
+    Started, Stream, Timing, User, WindowSize,
 };
 use oci_spec::runtime::LinuxResources;
 use tokio::{
@@ -58,10 +58,11 @@ struct Slot {
 }
 
 impl Vm {
-    pub(super) fn new(pod_id: &str) -> Arc<Self> {
+    pub(super) fn new(pod_id: &str, place: PlaceKind) -> Arc<Self> {
         Arc::new(Self {
             record: SandboxRecord {
                 pod_id: pod_id.to_owned(),
+                place,
                 pid: 4242,
                 pid_start_ticks: 1,
                 cgroup: format!("bulkhead/{pod_id}"),

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use bulkhead_sandbox::{Error, ErrorKind, Launcher, Result, Sandbox, SandboxRecord, SandboxSpec};
+use bulkhead_sandbox::{
+    Error, ErrorKind, Launcher, PlaceKind, Result, Sandbox, SandboxRecord, SandboxSpec,
+};
 
 use super::{
     guest::{FakeSandbox, Vm},
@@ -34,10 +36,15 @@ impl FakeLauncher {
 impl Launcher for FakeLauncher {
     async fn launch(&self, spec: SandboxSpec) -> Result<Arc<dyn Sandbox>> {
         self.point("launch", true).await?;
-        let vm = Vm::new(&spec.pod_id);
+        let place = match spec.host {
+            Some(_) => PlaceKind::Host,
+            None => PlaceKind::MicroVm,
+        };
+        let vm = Vm::new(&spec.pod_id, place);
         {
             let mut state = self.world.lock();
-            if !state.taps.contains(&spec.pod_id) {
+            let on_hosts_network = spec.host.as_ref().is_some_and(|host| host.netns.is_none());
+            if !on_hosts_network && !state.taps.contains(&spec.pod_id) {
                 return Err(Error::new(ErrorKind::Internal, "launched without a tap"));
             }
             state.files.insert(spec.pod_id.clone());

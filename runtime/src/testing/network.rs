@@ -87,6 +87,10 @@ impl PodNetwork for FakeNetwork {
         Ok(file.into())
     }
 
+    async fn netns(&self, lease: &Lease) -> Result<OwnedFd> {
+        self.tap(lease).await
+    }
+
     async fn plumb(&self, lease: &Lease) -> Result<()> {
         let _ = lease;
         self.point("plumb", true).await

@@ -17,7 +17,7 @@ use crate::{
     error::{Error, Result},
     observe::{calls::Calls, metrics::Metrics},
     operator::Uploads,
-    pods::{Parts, Pods, Settings},
+    pods::{Parts, Pods, Settings, placement::HostPods},
     reconcile,
 };
 
@@ -76,6 +76,11 @@ impl Drop for Clients {
 fn settings() -> Settings {
     use std::time::Duration;
     Settings {
+        // As shipped.
+        host_pods: HostPods {
+            namespaces: vec!["kube-system".to_owned()],
+            handlers: Vec::new(),
+        },
         stop_grace: Duration::from_millis(50),
         kill_grace: Duration::from_millis(500),
         sampling: crate::stats::Sampling {

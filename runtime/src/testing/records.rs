@@ -3,7 +3,7 @@
 use bulkhead_cri_api::v1::{
     ContainerConfig, ContainerMetadata, ImageSpec, PodSandboxConfig, PodSandboxMetadata,
 };
-use bulkhead_sandbox::LogTarget;
+use bulkhead_sandbox::{LogTarget, PlaceKind};
 
 use super::images::{IMAGE, IMAGE_ID};
 use crate::store::{ContainerPhase, ContainerRecord, PodPhase, PodRecord};
@@ -57,6 +57,7 @@ pub fn pod(id: &str, phase: PodPhase) -> PodRecord {
         phase,
         config: pod_config(id, 0),
         handler: String::new(),
+        place: PlaceKind::MicroVm,
         created_at: 1,
         vmm_uid: 0,
         lease: None,

@@ -82,7 +82,9 @@ impl Node {
     pub fn new(programs: &Programs, name: &str, extra: &str) -> Result<Self> {
         let node = Self {
             programs: programs.clone(),
-            root: PathBuf::from("/var/lib/bulkhead-e2e").join(name),
+            // A tmpfs of the test host: its root is an overlay, and host pods' upper
+            // directories can't be on one.
+            root: PathBuf::from("/var/lib/bulkhead/e2e").join(name),
             daemon: None,
             channel: channel(socket(name)),
         };

@@ -66,10 +66,15 @@ impl Pod {
 
     /// Runs a pod.
     pub async fn run_with(node: &Node, config: cri::PodSandboxConfig) -> Result<Self> {
+        Self::run_as(node, config, "").await
+    }
+
+    /// Runs a pod with a runtime handler.
+    pub async fn run_as(node: &Node, config: cri::PodSandboxConfig, handler: &str) -> Result<Self> {
         let mut client = node.runtime();
         let request = cri::RunPodSandboxRequest {
             config: Some(config.clone()),
-            ..Default::default()
+            runtime_handler: handler.to_owned(),
         };
         let id = client
             .run_pod_sandbox(request)

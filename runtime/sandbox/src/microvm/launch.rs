@@ -1,41 +1,46 @@
 //! From a specification to a guest whose agent is configured.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, File},
     io,
     os::{
-        fd::OwnedFd,
-        unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _},
+        fd::{AsRawFd as _, OwnedFd},
+        unix::fs::PermissionsExt as _,
     },
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
 use bulkhead_agent_api::{READY_PORT, agent::Ready};
+use bulkhead_vmm_api::CONFIG_FD_FLAG;
 use tokio::{sync::watch, time::timeout};
 use tracing::{info, instrument, warn};
 
 use super::{
-    GuestFacts, MicroVm, MicroVmLauncher, monitor, requests,
-    state::{State, StateFile},
+    MicroVm, MicroVmLauncher, monitor,
     timings::{self, Moments},
 };
 use crate::{
     agent::{Agent, Dialer, ready::ReadyListener},
-    cgroup::Cgroups,
     clock,
     cmdline::{self, CmdlineOptions},
     error::{Error, ErrorKind, Result},
     paths::{PodPaths, VSOCK_PREFIX},
+    pod::{
+        AgentFacts, Parts, Pod, process_log, requests,
+        site::{at, kind_of, make_dir, open_log},
+        start::{self, NotReady},
+        state::{State, StateFile},
+    },
     process::Process,
     sockets,
-    spec::{SandboxExit, SandboxRecord, SandboxSpec},
+    spawn::{self, Spawn},
+    spec::{PlaceKind, SandboxExit, SandboxRecord, SandboxSpec},
     vmm::{
         config::{self, VmmInputs},
         control::VmmControl,
         handover::random_token,
-        spawn::{self, Spawn},
     },
 };
 
@@ -61,19 +66,14 @@ struct Prepared {
 
 impl MicroVmLauncher {
     #[instrument(name = "launch", skip_all, fields(pod = %spec.pod_id))]
-    pub(super) async fn launch_microvm(&self, spec: SandboxSpec) -> Result<Arc<MicroVm>> {
+    pub(super) async fn launch_microvm(&self, spec: SandboxSpec) -> Result<Arc<Pod<MicroVm>>> {
         check(&spec)?;
         let pod_id = spec.pod_id.clone();
-        if self.paths(&pod_id)?.dir().exists() {
-            return Err(Error::new(
-                ErrorKind::AlreadyExists,
-                format!("pod {pod_id} is there already, or something is left of it"),
-            ));
-        }
+        self.site.check_free(&pod_id)?;
         match self.try_launch(spec).await {
             Ok(sandbox) => Ok(sandbox),
             Err(e) => {
-                if let Err(sweep) = self.sweep(&pod_id).await {
+                if let Err(sweep) = self.site.sweep(&pod_id).await {
                     warn!("cannot clean up after a failed start: {sweep}");
                 }
                 Err(e)
@@ -81,7 +81,7 @@ impl MicroVmLauncher {
         }
     }
 
-    async fn try_launch(&self, mut spec: SandboxSpec) -> Result<Arc<MicroVm>> {
+    async fn try_launch(&self, mut spec: SandboxSpec) -> Result<Arc<Pod<MicroVm>>> {
         let mut moments = Moments {
             begun: clock::monotonic_ns(),
             ..Default::default()
@@ -92,9 +92,10 @@ impl MicroVmLauncher {
             let (launcher, pod_id) = (self.clone(), spec.pod_id.clone());
             let (parent, bytes, uid) =
                 (spec.cgroup_parent.clone(), spec.scratch_bytes, spec.vmm_uid);
+            let kernel = spec.kernel.clone();
             // The listener registers with the runtime, which a blocking thread has too.
             let task = tokio::task::spawn_blocking(move || {
-                launcher.prepare(&pod_id, parent.as_deref(), bytes, uid)
+                launcher.prepare(&pod_id, parent.as_deref(), bytes, uid, kernel)
             });
             task.await.map_err(|e| {
                 Error::new(ErrorKind::Internal, "preparing the VM was cut off").caused_by(e)
@@ -115,12 +116,15 @@ impl MicroVmLauncher {
             cmdline: cmdline::build(&CmdlineOptions {
                 boot_vcpus: spec.boot_vcpus,
                 console: self.config.console,
-                extra: &self.config.extra_cmdline,
+                extra: spec
+                    .kernel_cmdline
+                    .as_deref()
+                    .unwrap_or(&self.config.extra_cmdline),
             }),
             scratch: (requests::SCRATCH.to_owned(), prepared.scratch),
             taps: interfaces
                 .into_iter()
-                .map(|i| (i.tap, i.mac, i.mtu))
+                .filter_map(|i| i.tap.map(|tap| (tap, i.mac, i.mtu)))
                 .collect(),
             console: self.config.console,
             control: prepared.control,
@@ -157,28 +161,30 @@ impl MicroVmLauncher {
             pid = process.pid(), kernel = %notice.kernel_release,
             took_ms = (moments.configured - moments.begun) / 1_000_000, "the pod's VM is ready"
         );
-        Ok(Arc::new(MicroVm {
-            cgroup: self.cgroup_of(&cgroup),
+        Ok(Arc::new(Pod::new(Parts {
+            place: MicroVm {
+                control,
+                vmm_pid: process.pid(),
+            },
+            cgroup: self.site.cgroup_of(&cgroup),
             record: SandboxRecord {
                 pod_id: spec.pod_id,
+                place: PlaceKind::MicroVm,
                 pid: process.pid(),
                 pid_start_ticks: process.start_ticks(),
                 cgroup,
             },
             paths,
             process,
-            control,
             agent,
             exited,
             timings,
-            guest: GuestFacts {
-                agent_version: notice.agent_version,
+            facts: AgentFacts {
+                version: notice.agent_version,
                 kernel_release: notice.kernel_release,
             },
-            state: tokio::sync::Mutex::new(state),
-            containers: Default::default(),
-            execs: Default::default(),
-        }))
+            state,
+        })))
     }
 
     /// Makes files, sockets, cgroup and disk. Blocking.
@@ -188,24 +194,13 @@ impl MicroVmLauncher {
         cgroup_parent: Option<&str>,
         scratch_bytes: u64,
         uid: u32,
+        kernel: Option<PathBuf>,
     ) -> Result<Prepared> {
-        let paths = self.paths(pod_id)?;
-        let at = |what: &str, path: &Path| {
-            let text = format!("cannot {what} {}", path.display());
-            move |e: io::Error| Error::new(kind_of(&e), text).caused_by(e)
-        };
-        make_dir(paths.dir(), 0o711).map_err(at("make", paths.dir()))?;
+        let plot = self.site.prepare(pod_id, cgroup_parent)?;
+        let (paths, cgroup) = (plot.paths, plot.cgroup);
+        let procs = plot.group.map(|group| group.procs()).transpose()?;
         let vm = paths.vm();
         make_dir(&vm, 0o700).map_err(at("make", &vm))?;
-        make_dir(&paths.logs(), 0o700).map_err(at("make", &paths.logs()))?;
-
-        let (mut cgroup, mut procs) = (String::new(), None);
-        if let Some(cgroups) = &self.cgroups {
-            cgroup = Cgroups::name(cgroup_parent, &self.config.cgroup_parent, pod_id)?;
-            fs::write(paths.cgroup(), &cgroup).map_err(at("write", &paths.cgroup()))?;
-            let made = cgroups.create(&cgroup)?;
-            procs = Some(made.procs()?);
-        }
 
         let scratch = self.make_scratch(pod_id, scratch_bytes)?;
         let listen = |path: &Path| -> Result<OwnedFd> {
@@ -230,14 +225,9 @@ impl MicroVmLauncher {
         let open = |path: &Path| -> Result<OwnedFd> {
             Ok(File::open(path).map_err(at("open", path))?.into())
         };
-        let log = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .mode(0o600)
-            .open(paths.vmm_log())
-            .map_err(at("open", &paths.vmm_log()))?;
+        let log = open_log(&paths.vmm_log())?;
         Ok(Prepared {
-            kernel: open(&self.config.kernel)?,
+            kernel: open(kernel.as_deref().unwrap_or(&self.config.kernel))?,
             initramfs: open(&self.initramfs)?,
             cgroup,
             procs,
@@ -254,7 +244,7 @@ impl MicroVmLauncher {
     /// Makes the pod's disk and takes its name away at once: from here on it is
     /// gone when the VMM is, whatever happens to the daemon.
     fn make_scratch(&self, pod_id: &str, bytes: u64) -> Result<OwnedFd> {
-        let path = self.scratch_path(pod_id);
+        let path = self.site.scratch_path(pod_id);
         let made = self.scratch.make(&path, bytes);
         let unlinked = match fs::remove_file(&path) {
             Err(e) if e.kind() == io::ErrorKind::NotFound && made.is_err() => Ok(()),
@@ -286,21 +276,21 @@ impl MicroVmLauncher {
             )
             .caused_by(e)
         };
-        let (message, inherited) = config::build(inputs).map_err(failed)?;
-        let child = spawn::spawn(Spawn {
+        let (message, mut inherited) = config::build(inputs).map_err(failed)?;
+        let config = config::into_memfd(&message).map_err(failed)?;
+        let args = vec![CONFIG_FD_FLAG.into(), config.as_raw_fd().to_string().into()];
+        inherited.push(config);
+        spawn::spawn_process(Spawn {
             program: &self.config.vmm,
             title,
-            config: config::into_memfd(&message).map_err(failed)?,
+            args,
             inherited,
+            netns: None,
             cgroup_procs,
             log,
-            log_filter: &self.config.vmm_log,
+            log_filter: ("RUST_LOG", &self.config.vmm_log),
         })
-        .map_err(failed)?;
-        let mut child = scopeguard(child);
-        let process = Process::of_child(child.id()).map_err(failed)?;
-        child.disarm();
-        Ok(process)
+        .map_err(failed)
     }
 
     /// Waits for the guest's notice, for the VMM's end, or for too long.
@@ -310,17 +300,17 @@ impl MicroVmLauncher {
         exited: &watch::Receiver<Option<SandboxExit>>,
         paths: &PodPaths,
     ) -> Result<Ready> {
-        let mut exited = exited.clone();
         let limit = self.config.ready_timeout;
-        tokio::select! {
-            biased;
-            notice = ready.wait() => notice.map_err(|e| {
-                Error::new(ErrorKind::Internal, "cannot hear from the guest").caused_by(e)
-            }),
-            message = end_message(&mut exited) => {
-                Err(with_tail(format!("the VM ended before its agent was ready: {message}"), paths))
+        match start::notice(ready, exited, limit).await {
+            Ok(notice) => Ok(notice),
+            Err(NotReady::Broken(e)) => {
+                Err(Error::new(ErrorKind::Internal, "cannot hear from the guest").caused_by(e))
             }
-            () = tokio::time::sleep(limit) => Err(self.never_ready(paths, limit).await),
+            Err(NotReady::Ended(message)) => Err(with_tail(
+                format!("the VM ended before its agent was ready: {message}"),
+                paths,
+            )),
+            Err(NotReady::Late) => Err(self.never_ready(paths, limit).await),
         }
     }
 
@@ -354,18 +344,12 @@ impl MicroVmLauncher {
         started_unix_ns: i64,
         exited: watch::Receiver<Option<SandboxExit>>,
     ) -> (Arc<Agent>, VmmControl) {
-        let dialer = Dialer::new(vsock_path(paths));
+        let dialer = Dialer::vsock(vsock_path(paths));
         let limit = self.config.call_timeout;
         let agent = Agent::new(dialer, limit, started_unix_ns, exited);
         let control = VmmControl::new(control_path(paths), handover_path(paths), limit);
         (Arc::new(agent), control)
     }
-}
-
-async fn end_message(exited: &mut watch::Receiver<Option<SandboxExit>>) -> String {
-    let end = exited.wait_for(Option::is_some).await;
-    let end = end.ok().and_then(|end| end.clone());
-    end.map(|end| end.message).unwrap_or_default()
 }
 
 fn control_path(paths: &PodPaths) -> std::path::PathBuf {
@@ -385,30 +369,13 @@ fn ready_path(paths: &PodPaths) -> std::path::PathBuf {
 }
 
 fn with_tail(message: String, paths: &PodPaths) -> Error {
-    let tail = monitor::log_tail(&paths.vmm_log());
+    let tail = process_log::log_tail(&paths.vmm_log());
     let message = if tail.is_empty() {
         message
     } else {
         format!("{message}; the VMM's log ends:\n{tail}")
     };
     Error::new(ErrorKind::Internal, message)
-}
-
-/// A directory of just this mode, which must not exist yet.
-fn make_dir(path: &Path, mode: u32) -> io::Result<()> {
-    fs::DirBuilder::new().mode(mode).create(path)?;
-    // Whatever the umask is.
-    fs::set_permissions(path, fs::Permissions::from_mode(mode))
-}
-
-fn kind_of(e: &io::Error) -> ErrorKind {
-    match e.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::OutOfMemory => {
-            ErrorKind::ResourceExhausted
-        }
-        io::ErrorKind::AlreadyExists => ErrorKind::AlreadyExists,
-        _ => ErrorKind::Internal,
-    }
 }
 
 fn check(spec: &SandboxSpec) -> Result<()> {
@@ -439,30 +406,4 @@ fn seed() -> Result<Vec<u8>> {
         seed.extend_from_slice(&part);
     }
     Ok(seed)
-}
-
-/// Kills and reaps a child unless told not to.
-struct KillOnDrop(Option<std::process::Child>);
-
-fn scopeguard(child: std::process::Child) -> KillOnDrop {
-    KillOnDrop(Some(child))
-}
-
-impl KillOnDrop {
-    fn id(&self) -> u32 {
-        self.0.as_ref().map_or(0, std::process::Child::id)
-    }
-
-    fn disarm(&mut self) {
-        self.0 = None;
-    }
-}
-
-impl Drop for KillOnDrop {
-    fn drop(&mut self) {
-        if let Some(mut child) = self.0.take() {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
 }

@@ -1,7 +1,6 @@
 //! The daemon's side of a VMM process.
 //!
 //! * [`config`]: what the process is told, and the descriptors it inherits.
-//! * [`spawn`]: starting it, detached, with just those descriptors.
 //! * [`control`]: asking it things and changing its disks.
 //! * [`handover`]: giving it further descriptors while it runs.
 //! * [`exit`]: why it ended.
@@ -10,4 +9,3 @@ pub mod config;
 pub mod control;
 pub mod exit;
 pub mod handover;
-pub mod spawn;

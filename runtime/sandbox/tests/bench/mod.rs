@@ -47,6 +47,9 @@ impl Bench {
     pub(crate) fn spec(&self) -> SandboxSpec {
         SandboxSpec {
             pod_id: POD.into(),
+            host: None,
+            kernel: None,
+            kernel_cmdline: None,
             boot_vcpus: 1,
             max_vcpus: 2,
             memory_bytes: 128 << 20,
@@ -89,6 +92,7 @@ impl Bench {
             stdin_once: false,
             share_pid_with_pod: false,
             share_pid_with: None,
+            share_pid_with_host: false,
             readonly_rootfs: false,
             log: self.log(id),
             window: None,

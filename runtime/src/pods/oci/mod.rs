@@ -1,10 +1,13 @@
 //! From a CRI container configuration and an image to what the guest is asked for.
 //!
-//! Pure, but for one bounded read of a seccomp profile that the client names. What
+//! Pure, but for one bounded read of a seccomp profile that the client names, and
+//! for looks at the paths of the host that a host pod's container is to have. What
 //! this version can't do is refused here with what to do about it, never ignored.
 
 mod capabilities;
 mod environment;
+mod host_devices;
+mod host_mounts;
 mod process;
 mod resources;
 mod seccomp;
@@ -15,17 +18,21 @@ mod user;
 use std::path::{Component, Path, PathBuf};
 
 use bulkhead_cri_api::v1::{
-    ContainerConfig, LinuxContainerSecurityContext, NamespaceMode, PodSandboxConfig,
+    ContainerConfig, LinuxContainerResources, LinuxContainerSecurityContext, NamespaceMode,
+    PodSandboxConfig,
 };
 use bulkhead_image::{Image, ImageConfig};
-use bulkhead_sandbox::{ContainerSpec, LogTarget};
-use oci_spec::runtime::{Linux, LinuxNamespace, LinuxNamespaceType, Mount, Root, Spec};
+use bulkhead_sandbox::{ContainerSpec, LogTarget, PlaceKind};
+use oci_spec::runtime::{
+    Linux, LinuxNamespace, LinuxNamespaceType, LinuxResources, Mount, Root, Spec,
+};
 
 pub(crate) use resources::changed_limits;
-pub(crate) use security::refuse_host_namespaces;
+pub(crate) use security::check_namespaces;
 
 use crate::{
     error::{Error, Result},
+    pods::placement::Shared,
     store::ContainerRecord,
 };
 
@@ -39,31 +46,42 @@ pub fn container_spec(
     pod: &PodSandboxConfig,
     record: &ContainerRecord,
     image: &Image,
+    place: PlaceKind,
 ) -> Result<ContainerSpec> {
     let config = &record.config;
     let linux = config.linux.clone().unwrap_or_default();
     let security = linux.security_context.unwrap_or_default();
-    refuse_what_is_not_there(config, &security)?;
+    refuse_what_is_not_there(config, &security, place)?;
+    check_shared(Shared::of(pod), &security)?;
 
     let environment = environment::environment(pod, config, &image.config)?;
     let mut spec = Spec::default();
     let mut root = Root::default();
     root.set_readonly(Some(security.readonly_rootfs));
-    let mut place = Linux::default();
-    place
+    let mut limits = resources::limits(linux.resources.as_ref(), security.privileged)?;
+    let (mut mounts, mut devices) = (mounts(&security), None);
+    if place == PlaceKind::Host {
+        limit_to_cpus(&mut limits, linux.resources.as_ref());
+        mounts = with_host_mounts(mounts, host_mounts::mounts(config)?);
+        let (nodes, rules) = host_devices::devices(config)?;
+        if !security.privileged {
+            let all = limits.devices().clone().unwrap_or_default();
+            limits.set_devices(Some(all.into_iter().chain(rules).collect()));
+        }
+        devices = Some(nodes);
+    }
+    let mut linux = Linux::default();
+    linux
         .set_namespaces(Some(namespaces(&security)))
-        .set_devices(None)
+        .set_devices(devices)
         .set_cgroups_path(None)
-        .set_resources(Some(resources::limits(
-            linux.resources.as_ref(),
-            security.privileged,
-        )?))
+        .set_resources(Some(limits))
         .set_masked_paths(Some(security::masked_paths(&security)))
         .set_readonly_paths(Some(security::readonly_paths(&security)))
         .set_seccomp(security::seccomp(&security)?);
     spec.set_root(Some(root))
         .set_hostname(None)
-        .set_mounts(Some(mounts(&security)))
+        .set_mounts(Some(mounts))
         .set_process(Some(process::process(
             config,
             environment.text,
@@ -71,10 +89,13 @@ pub fn container_spec(
             &security,
         )?))
         .set_annotations(None)
-        .set_linux(Some(place));
+        .set_linux(Some(linux));
 
     let user = user::user(&security, &image.config)?;
-    let pid = pid_namespace(&security);
+    let mut pid = pid_namespace(&security);
+    if pid == Pid::Pod && Shared::of(pod).pid {
+        pid = Pid::Host;
+    }
     Ok(ContainerSpec {
         container_id: record.id.clone(),
         layers: image
@@ -90,10 +111,11 @@ pub fn container_spec(
         stdin: config.stdin,
         stdin_once: config.stdin_once,
         share_pid_with_pod: pid == Pid::Pod,
-        share_pid_with: match pid {
-            Pid::Target(id) => Some(id),
-            Pid::Pod | Pid::Own => None,
+        share_pid_with: match &pid {
+            Pid::Target(id) => Some(id.clone()),
+            Pid::Pod | Pid::Own | Pid::Host => None,
         },
+        share_pid_with_host: pid == Pid::Host,
         readonly_rootfs: security.readonly_rootfs,
         raw_env: environment.raw,
         log: record.log.clone(),
@@ -171,8 +193,11 @@ pub fn log_target(pod: &PodSandboxConfig, config: &ContainerConfig) -> Result<Lo
 fn refuse_what_is_not_there(
     config: &ContainerConfig,
     security: &LinuxContainerSecurityContext,
+    place: PlaceKind,
 ) -> Result<()> {
-    if let Some(mount) = config.mounts.first() {
+    let on_host = place == PlaceKind::Host;
+    let missing = |mount: &&bulkhead_cri_api::v1::Mount| !on_host || mount.image.is_some();
+    if let Some(mount) = config.mounts.iter().find(missing) {
         let (kind, what) = if mount.image.is_some() {
             ("image volume", mount.container_path.as_str())
         } else {
@@ -183,7 +208,7 @@ fn refuse_what_is_not_there(
              container's configuration"
         )));
     }
-    if let Some(device) = config.devices.first() {
+    if let Some(device) = config.devices.first().filter(|_| !on_host) {
         return Err(Error::precondition(format!(
             "device {:?}: devices of the host are not there yet in this version; remove `devices` \
              from the container's configuration",
@@ -197,15 +222,60 @@ fn refuse_what_is_not_there(
         )));
     }
     if let Some(options) = &security.namespace_options {
-        security::refuse_host_namespaces(options)?;
+        security::check_namespaces(options)?;
     }
-    security::refuse_host_profiles(security)
+    security::refuse_host_profiles(security, place)
+}
+
+/// What of the host a container shares, its pod must share: where pods run is decided
+/// by what they ask for.
+fn check_shared(pod: Shared, security: &LinuxContainerSecurityContext) -> Result<()> {
+    let Some(options) = &security.namespace_options else {
+        return Ok(());
+    };
+    let asked = Shared::asked(options);
+    for (name, asked, given) in [
+        ("network", asked.network, pod.network),
+        ("pid", asked.pid, pod.pid),
+        ("ipc", asked.ipc, pod.ipc),
+    ] {
+        if asked && !given {
+            return Err(Error::precondition(format!(
+                "the host's {name} namespace: the container's pod does not have it; ask for it in \
+                 the pod's configuration"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// CPU sets name the host's CPUs and memory nodes, which a host pod has.
+fn limit_to_cpus(limits: &mut LinuxResources, wanted: Option<&LinuxContainerResources>) {
+    let given = |set: &str| Some(set.to_owned()).filter(|set| !set.is_empty());
+    if let (Some(wanted), Some(cpu)) = (wanted, limits.cpu_mut()) {
+        cpu.set_cpus(given(&wanted.cpuset_cpus))
+            .set_mems(given(&wanted.cpuset_mems));
+    }
+}
+
+/// What the client mounts takes the place of what is usually there. Outer places
+/// come before inner ones, which they would hide.
+fn with_host_mounts(usual: Vec<Mount>, wanted: Vec<Mount>) -> Vec<Mount> {
+    let is_wanted = |mount: &Mount| {
+        let place = mount.destination();
+        wanted.iter().any(|it| it.destination() == place)
+    };
+    let mut all: Vec<Mount> = usual.into_iter().filter(|it| !is_wanted(it)).collect();
+    all.extend(wanted);
+    all.sort_by_key(|mount| mount.destination().components().count());
+    all
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Pid {
     Pod,
     Own,
+    Host,
     Target(String),
 }
 
@@ -217,7 +287,8 @@ fn pid_namespace(security: &LinuxContainerSecurityContext) -> Pid {
     match options.pid() {
         NamespaceMode::Pod => Pid::Pod,
         NamespaceMode::Target => Pid::Target(options.target_id.clone()),
-        NamespaceMode::Container | NamespaceMode::Node => Pid::Own,
+        NamespaceMode::Container => Pid::Own,
+        NamespaceMode::Node => Pid::Host,
     }
 }
 

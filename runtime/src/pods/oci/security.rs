@@ -6,6 +6,7 @@ use bulkhead_cri_api::v1::{
     LinuxContainerSecurityContext, NamespaceMode, NamespaceOption, SecurityProfile,
     security_profile::ProfileType,
 };
+use bulkhead_sandbox::PlaceKind;
 use oci_spec::runtime::LinuxSeccomp;
 
 use super::{capabilities, seccomp as default_profile};
@@ -118,23 +119,32 @@ fn profile_type(what: &str, profile: &SecurityProfile) -> Result<ProfileType> {
 /// Profiles that are loaded into the host's kernel mean nothing in a guest. A
 /// client that asks for the runtime's default gets what a pod has anyway: a
 /// kernel of its own.
-pub(super) fn refuse_host_profiles(security: &LinuxContainerSecurityContext) -> Result<()> {
+pub(super) fn refuse_host_profiles(
+    security: &LinuxContainerSecurityContext,
+    place: PlaceKind,
+) -> Result<()> {
     if let Some(profile) = &security.apparmor
         && profile_type("AppArmor", profile)? == ProfileType::Localhost
     {
+        let why = match place {
+            PlaceKind::MicroVm => "guests have no AppArmor",
+            PlaceKind::Host => "AppArmor is not there yet in this version, for host pods either",
+        };
         return Err(Error::precondition(format!(
-            "AppArmor profile {:?}: guests have no AppArmor; use seccomp, or no profile",
+            "AppArmor profile {:?}: {why}; use seccomp, or no profile",
             profile.localhost_ref
         )));
     }
     Ok(())
 }
 
-/// Refuses namespaces that only a pod without a virtual machine can share.
+/// Refuses namespaces that make no sense, or are not there in this version. Those of
+/// the host are `placement`'s to allow.
 ///
 /// # Errors
+/// [`Kind::InvalidArgument`](crate::Kind::InvalidArgument) or
 /// [`Kind::FailedPrecondition`](crate::Kind::FailedPrecondition), naming them.
-pub(crate) fn refuse_host_namespaces(options: &NamespaceOption) -> Result<()> {
+pub(crate) fn check_namespaces(options: &NamespaceOption) -> Result<()> {
     for (name, mode) in [
         ("network", options.network),
         ("pid", options.pid),
@@ -143,13 +153,6 @@ pub(crate) fn refuse_host_namespaces(options: &NamespaceOption) -> Result<()> {
         let mode = NamespaceMode::try_from(mode)
             .map_err(|_| Error::invalid(format!("unknown mode {mode} of the {name} namespace")))?;
         match (name, mode) {
-            (_, NamespaceMode::Node) => {
-                return Err(Error::precondition(format!(
-                    "the host's {name} namespace: a pod here is a virtual machine and shares \
-                     nothing with the host; pods of the host itself are not there yet in this \
-                     version, run this one on another node"
-                )));
-            }
             ("network", NamespaceMode::Container) => {
                 return Err(Error::invalid(
                     "containers of a pod share its network namespace",
@@ -170,8 +173,8 @@ pub(crate) fn refuse_host_namespaces(options: &NamespaceOption) -> Result<()> {
         && users.mode() != NamespaceMode::Node
     {
         return Err(Error::precondition(
-            "user namespaces are not there yet in this version; set hostUsers to true (a pod's \
-             users are its own virtual machine's in any case)",
+            "user namespaces are not there yet in this version; set hostUsers to true (the users of \
+             a pod in a microVM are its own virtual machine's in any case)",
         ));
     }
     Ok(())

@@ -14,7 +14,12 @@ fn built(change: impl FnOnce(&mut ContainerConfig)) -> Result<ContainerSpec> {
     let mut record = records::container("c", "p", ContainerPhase::Creating);
     record.config.command.clear();
     change(&mut record.config);
-    container_spec(&records::pod_config("p", 0), &record, &image())
+    container_spec(
+        &records::pod_config("p", 0),
+        &record,
+        &image(),
+        PlaceKind::MicroVm,
+    )
 }
 
 fn with_security(change: impl FnOnce(&mut LinuxContainerSecurityContext)) -> Result<ContainerSpec> {
@@ -46,7 +51,12 @@ fn command_and_arguments_merge_as_kubernetes_documents() {
         let mut record = records::container("c", "p", ContainerPhase::Creating);
         record.config.command = words(command);
         record.config.args = words(arguments);
-        let spec = container_spec(&records::pod_config("p", 0), &record, &image)?;
+        let spec = container_spec(
+            &records::pod_config("p", 0),
+            &record,
+            &image,
+            PlaceKind::MicroVm,
+        )?;
         Ok::<_, Error>(args(&spec).join(" "))
     };
     assert_eq!(merged("/ep-1", "foo bar", "", "").unwrap(), "/ep-1 foo bar");
@@ -437,4 +447,82 @@ fn stop_signals() {
         signal(0, Some("SIGNONE")).unwrap_err().kind(),
         Kind::InvalidArgument
     );
+}
+
+#[test]
+fn a_host_pods_container_has_what_it_asks_of_the_host() {
+    let built_in = |modes: [NamespaceMode; 2], change: &dyn Fn(&mut ContainerConfig)| {
+        let options = |mode| {
+            let mut options = NamespaceOption::default();
+            options.set_pid(mode);
+            options
+        };
+        let mut pod = records::pod_config("p", 0);
+        let linux = pod.linux.get_or_insert_default();
+        let security = linux.security_context.get_or_insert_default();
+        security.namespace_options = Some(options(modes[0]));
+        let mut record = records::container("c", "p", ContainerPhase::Creating);
+        record.config.linux = Some(LinuxContainerConfig {
+            resources: Some(LinuxContainerResources {
+                cpuset_cpus: "0".to_owned(),
+                ..Default::default()
+            }),
+            security_context: Some(LinuxContainerSecurityContext {
+                namespace_options: Some(options(modes[1])),
+                ..Default::default()
+            }),
+        });
+        change(&mut record.config);
+        container_spec(&pod, &record, &image(), PlaceKind::Host)
+    };
+    let (node, own) = (NamespaceMode::Node, NamespaceMode::Pod);
+    let spec = built_in([node, node], &|config| {
+        let mount = |host_path: &str, inside: &str| CriMount {
+            host_path: host_path.to_owned(),
+            container_path: inside.to_owned(),
+            ..Default::default()
+        };
+        config.mounts = vec![
+            mount("/etc", "/a/b"),
+            mount("/sys", "/sys"),
+            mount("/", "/a"),
+        ];
+        config.devices = vec![bulkhead_cri_api::v1::Device {
+            host_path: "/dev/null".to_owned(),
+            container_path: "/dev/x".to_owned(),
+            permissions: "r".to_owned(),
+        }];
+    })
+    .unwrap();
+    assert!(spec.share_pid_with_host && !spec.share_pid_with_pod);
+    let mounts = spec.oci.mounts().clone().unwrap();
+    let place = |path: &str| {
+        let found = mounts
+            .iter()
+            .position(|it| it.destination() == Path::new(path));
+        found.unwrap_or_else(|| panic!("no mount on {path}"))
+    };
+    assert!(place("/a") < place("/a/b") && place("/sys") < place("/sys/fs/cgroup"));
+    assert_eq!(mounts[place("/sys")].typ().as_deref(), Some("bind"));
+    let linux = spec.oci.linux().clone().unwrap();
+    assert_eq!(linux.devices().as_ref().unwrap().len(), 1);
+    let resources = linux.resources().clone().unwrap();
+    let rule = resources
+        .devices()
+        .as_ref()
+        .unwrap()
+        .last()
+        .unwrap()
+        .clone();
+    assert_eq!(rule.access().as_deref(), Some("r"));
+    assert_eq!(
+        resources.cpu().as_ref().unwrap().cpus().as_deref(),
+        Some("0")
+    );
+
+    // POD is the pod's, which is the host's here.
+    assert!(built_in([node, own], &|_| {}).unwrap().share_pid_with_host);
+    assert!(built_in([own, own], &|_| {}).unwrap().share_pid_with_pod);
+    let error = built_in([own, node], &|_| {}).unwrap_err();
+    assert_eq!(error.kind(), Kind::FailedPrecondition);
 }

@@ -4,13 +4,17 @@ mod crash;
 mod deaths;
 mod execs;
 mod failures;
+mod hosts;
 mod joining;
 mod random;
 
 use std::{sync::Arc, time::Duration};
 
+use bulkhead_sandbox::PlaceKind;
+
 use crate::{
     error::Result,
+    pods::placement::Shared,
     store::{ContainerPhase, ContainerRecord, PodPhase, PodRecord},
     testing::{Node, World, records},
 };
@@ -71,8 +75,13 @@ pub(super) fn check_whole(node: &Node) {
         match record.phase {
             PodPhase::Ready => {
                 vms.push(pod.id.clone());
-                holding.push(pod.id.clone());
-                assert!(record.lease.is_some() && record.sandbox.is_some());
+                assert!(record.sandbox.is_some());
+                let on_hosts_network =
+                    record.place == PlaceKind::Host && Shared::of(&record.config).network;
+                assert_eq!(record.lease.is_none(), on_hosts_network);
+                if record.lease.is_some() {
+                    holding.push(pod.id.clone());
+                }
             }
             PodPhase::NotReady => {
                 if record.lease.is_some() {

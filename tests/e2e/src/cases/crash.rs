@@ -15,11 +15,24 @@ use bulkhead_e2e::{
 /// to after its answer. Afterwards the pod (and the container) is whole or gone,
 /// and the same request, sent again as kubelet does, succeeds.
 pub(crate) async fn daemon_killed_at_each_step(programs: &Programs) -> Result<()> {
-    let (mut node, _) = node(programs, "sweep", "").await?;
+    sweep(programs, "sweep", "", |node, name| {
+        pod_config(node, name, 0)
+    })
+    .await
+}
+
+/// The sweep, for pods of a handler and a configuration by name.
+pub(super) async fn sweep(
+    programs: &Programs,
+    name: &str,
+    handler: &str,
+    config_of: impl Fn(&Node, &str) -> cri::PodSandboxConfig,
+) -> Result<()> {
+    let (mut node, _) = node(programs, name, "").await?;
 
     // How long an undisturbed create takes here sets the sweep's scale.
     let began = Instant::now();
-    let mut pod = Pod::run(&node, "calibrate").await?;
+    let mut pod = Pod::run_as(&node, config_of(&node, "calibrate"), handler).await?;
     let run = began.elapsed();
     let began = Instant::now();
     pod.sh("c", "exec sleep 100000").await?;
@@ -33,9 +46,10 @@ pub(crate) async fn daemon_killed_at_each_step(programs: &Programs) -> Result<()
         // The last kill comes right after the answer, however long that takes.
         let delay = if step == 12 { PATIENCE } else { run * step / 8 };
         let name = format!("sweep-{step}");
-        let config = pod_config(&node, &name, 0);
+        let config = config_of(&node, &name);
         kill_during(&mut node, delay, async |node: &Node| {
-            Pod::run_with(node, config.clone()).await.map(drop)
+            let pod = Pod::run_as(node, config.clone(), handler).await;
+            pod.map(drop)
         })
         .await?;
         let found = listed(&node, &name).await?;
@@ -53,7 +67,7 @@ pub(crate) async fn daemon_killed_at_each_step(programs: &Programs) -> Result<()
             }
             None => gone += 1,
         }
-        let mut pod = Pod::run_with(&node, config).await?;
+        let mut pod = Pod::run_as(&node, config, handler).await?;
         pod.remove().await?;
         let differences = world.but_for_the_daemon(&look(&node)?);
         ensure!(differences.is_empty(), "step {step}: {differences:#?}");
@@ -61,7 +75,7 @@ pub(crate) async fn daemon_killed_at_each_step(programs: &Programs) -> Result<()
     println!("    sandbox creates: {whole} whole, {gone} gone after {run:.1?} of create");
     ensure!(whole > 0 && gone > 0, "the sweep missed the create");
 
-    let mut pod = Pod::run(&node, "host").await?;
+    let mut pod = Pod::run_as(&node, config_of(&node, "whole"), handler).await?;
     for step in 0..=8_u32 {
         let delay = if step == 8 {
             PATIENCE

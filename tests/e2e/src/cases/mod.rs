@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod crash;
+mod host;
 mod leaks;
 mod lifecycle;
 mod many;
@@ -80,6 +81,14 @@ pub(crate) const ALL: &[Case] = cases![
     bad_input::address_pool,
     bad_input::full_disk,
     bad_input::requests,
+    host::lifecycle,
+    host::namespaces,
+    host::paths_and_devices,
+    host::refused_unless_allowed,
+    host::confined,
+    host::daemon_killed_at_each_step,
+    host::daemon_and_agent_killed,
+    host::logs_rotate_under_load,
     sequences::random,
     sequences::random_without_vms,
 ];

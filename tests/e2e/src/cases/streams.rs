@@ -207,6 +207,22 @@ pub(crate) async fn port_forward(programs: &Programs) -> Result<()> {
     clean(node, &world).await
 }
 
+/// A page of a server in a pod, by the address that PortForward gave.
+pub(super) async fn forwarded_page(url: &str, port: u16) -> Result<String> {
+    let (mut sender, mut receiver) = client::port_forward(url, false).await?;
+    let (_, data) = client::open_pair(&mut sender, &mut receiver, port, 0).await?;
+    sender.send(data, b"GET / HTTP/1.0\r\n\r\n").await?;
+    let mut got = Vec::new();
+    loop {
+        match receiver.next().await?.context("the connection ended")? {
+            Event::Data(it, bytes) if it == data => got.extend_from_slice(&bytes),
+            Event::Ended(it) | Event::Reset(it) if it == data => break,
+            _ => {}
+        }
+    }
+    Ok(String::from_utf8_lossy(&got).into_owned())
+}
+
 /// Megabytes through an exec each way: `BULKHEAD_STREAM_MIB`, or what an emulated
 /// host does in half a minute.
 fn mebibytes() -> usize {

@@ -270,7 +270,8 @@ pub(crate) async fn logs_rotate_under_load(programs: &Programs) -> Result<()> {
     clean(node, &world).await
 }
 
-async fn rotate(node: &Node, id: &str, log: &Path, number: usize) -> Result<PathBuf> {
+/// Renames a container's log and has it opened anew; returns the old one's name.
+pub(super) async fn rotate(node: &Node, id: &str, log: &Path, number: usize) -> Result<PathBuf> {
     let rotated = log.with_file_name(format!("0.log.{number:04}"));
     fs::rename(log, &rotated)?;
     let request = cri::ReopenContainerLogRequest {

@@ -1,4 +1,4 @@
-//! Execs, streams, waiting, and what is known of the VM.
+//! Execs, streams, waiting, and what is known of the pod.
 
 use std::{
     collections::HashSet,
@@ -14,7 +14,7 @@ use tokio::{
 };
 use tracing::{debug, instrument};
 
-use super::{MicroVm, containers::Input, lock, requests};
+use super::{Place, Pod, containers::Input, lock, requests};
 use crate::{
     agent::Agent,
     error::{Error, ErrorKind, Result},
@@ -47,7 +47,7 @@ impl Exec {
     }
 }
 
-impl MicroVm {
+impl<P: Place> Pod<P> {
     #[instrument(name = "exec", skip_all, fields(pod = %self.record.pod_id,
         container = %spec.process.container_id, exec = %spec.process.exec_id))]
     pub(super) async fn start_exec(&self, spec: ExecSpec) -> Result<()> {
@@ -246,7 +246,7 @@ impl MicroVm {
     }
 
     /// Free-form facts for verbose status.
-    pub(super) async fn facts(&self) -> serde_json::Value {
+    pub(super) async fn describe(&self) -> serde_json::Value {
         let disks: Vec<serde_json::Value> = {
             let state = self.state.lock().await;
             let disks = state.get().disks.iter();
@@ -264,39 +264,18 @@ impl MicroVm {
             containers.insert(id, json!({"droppedLogBytes": dropped}));
         }
         let mut facts = json!({
-            "sandbox": "microvm",
+            "sandbox": self.record.place,
             "pod": self.record.pod_id,
-            "vmmPid": self.record.pid,
             "cgroup": self.record.cgroup,
             "runDir": self.paths.dir(),
-            "kernel": self.guest.kernel_release,
-            "agentVersion": self.guest.agent_version,
+            "kernel": self.facts.kernel_release,
+            "agentVersion": self.facts.version,
             "layers": disks,
             "containers": containers,
             "exit": *self.exited.borrow(),
         });
-        let (Ok(status), Ok(exits)) = tokio::join!(self.control.status(), self.control.exits())
-        else {
-            return facts;
-        };
-        let devices: Vec<serde_json::Value> = status
-            .devices
-            .iter()
-            .map(|device| {
-                json!({
-                    "name": device.name, "pci": device.pci, "activated": device.activated,
-                    "failure": device.failure,
-                })
-            })
-            .collect();
         if let serde_json::Value::Object(fields) = &mut facts {
-            fields.insert("vmmVersion".to_owned(), status.version.into());
-            fields.insert("devices".to_owned(), devices.into());
-            let exits: serde_json::Map<_, _> = exits
-                .into_iter()
-                .map(|(reason, n)| (reason, n.into()))
-                .collect();
-            fields.insert("exits".to_owned(), exits.into());
+            fields.extend(self.place.facts().await);
         }
         facts
     }

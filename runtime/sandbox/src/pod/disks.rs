@@ -1,13 +1,16 @@
-//! Which layers are attached to a VM, and for whom.
+//! Which layers are attached to a pod, and for whom.
 //!
 //! A layer that several containers of a pod use is one disk. A disk goes when its
-//! last user has gone; one that could not be taken away then (the guest would not
+//! last user has gone; one that could not be taken away then (the agent would not
 //! let go of it) stays listed without users, is used again if its layer is wanted
 //! again, and is tried again at the next removal.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::PathBuf,
+    fs::{File, OpenOptions},
+    io,
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
 };
 
 use serde::{Deserialize, Serialize};
@@ -22,11 +25,11 @@ pub const MAX_LAYERS: usize = 128;
 struct Disk {
     blob: PathBuf,
     users: BTreeSet<String>,
-    /// The guest has mounted it.
+    /// The agent has mounted it.
     attached: bool,
 }
 
-/// The disks of one VM, by their serials.
+/// The disks of one pod, by their serials.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DiskTable {
     disks: BTreeMap<String, Disk>,
@@ -75,7 +78,7 @@ impl DiskTable {
                 }
                 serial.clone()
             } else {
-                // Never used twice in a VM's life: a late removal cannot hit another.
+                // Never used twice in a pod's life: a late removal cannot hit another.
                 self.made += 1;
                 let serial = format!("layer-{:04}", self.made);
                 let disk = Disk {
@@ -92,7 +95,7 @@ impl DiskTable {
         Ok(attachment)
     }
 
-    /// The guest has mounted these.
+    /// The agent has mounted these.
     pub fn attached(&mut self, serials: &[String]) {
         for serial in serials {
             if let Some(disk) = self.disks.get_mut(serial) {
@@ -126,6 +129,26 @@ impl DiskTable {
             .iter()
             .map(|(serial, disk)| (serial.as_str(), &disk.blob))
     }
+}
+
+/// Opens a layer's blob for reading.
+pub(crate) fn open_blob(blob: &Path) -> Result<File> {
+    let failed = |e: io::Error| {
+        let kind = match e.kind() {
+            io::ErrorKind::NotFound => ErrorKind::NotFound,
+            _ => ErrorKind::Internal,
+        };
+        Error::new(kind, format!("cannot open layer {}", blob.display())).caused_by(e)
+    };
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+        .open(blob)
+        .map_err(failed)?;
+    if !file.metadata().map_err(failed)?.is_file() {
+        return Err(failed(io::Error::other("it is no regular file")));
+    }
+    Ok(file)
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! What an adopting daemon must know of a VM, in the pod's run directory.
+//! What an adopting daemon must know of a pod, in the pod's run directory.
 //!
 //! Written before a side effect that it names and replaced whole, so that a
 //! daemon that dies in between finds at worst something that never came to be.
@@ -24,48 +24,49 @@ const VERSION: u32 = 1;
 
 /// The state.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct State {
+pub(crate) struct State {
     version: u32,
-    /// The VMM's process, for a sweep that has no other record.
-    pub(super) pid: u32,
+    /// The pod's process (its VMM, or its agent on the host), for a sweep that has
+    /// no other record.
+    pub(crate) pid: u32,
     /// See `pid`.
-    pub(super) pid_start_ticks: u64,
-    /// When the VM was started, Unix ns.
-    pub(super) started_unix_ns: i64,
+    pub(crate) pid_start_ticks: u64,
+    /// When that was started, Unix ns.
+    pub(crate) started_unix_ns: i64,
     /// Attached layers.
-    pub(super) disks: DiskTable,
+    pub(crate) disks: DiskTable,
     /// Containers that exist, or are being made.
-    pub(super) containers: BTreeMap<String, ContainerState>,
+    pub(crate) containers: BTreeMap<String, ContainerState>,
 }
 
 /// What is kept of a container.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct ContainerState {
+pub(crate) struct ContainerState {
     /// Has one output stream instead of two.
-    pub(super) terminal: bool,
+    pub(crate) terminal: bool,
     /// stdin closes with its first writer.
-    pub(super) stdin_once: bool,
+    pub(crate) stdin_once: bool,
     /// The OCI process object: what an exec starts from.
-    pub(super) process: serde_json::Value,
+    pub(crate) process: serde_json::Value,
     /// What of the environment that object can't hold.
     #[serde(default)]
-    pub(super) raw_env: Vec<Vec<u8>>,
+    pub(crate) raw_env: Vec<Vec<u8>>,
     /// User, group and groups, likewise.
-    pub(super) user: User,
+    pub(crate) user: User,
 }
 
-/// Who a process runs as, before it is resolved in the guest.
+/// Who a process runs as, before it is resolved by the agent.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub(super) struct User {
-    pub(super) spec: String,
-    pub(super) gid: Option<u32>,
-    pub(super) supplemental_groups: Vec<u32>,
-    pub(super) strict_groups: bool,
+pub(crate) struct User {
+    pub(crate) spec: String,
+    pub(crate) gid: Option<u32>,
+    pub(crate) supplemental_groups: Vec<u32>,
+    pub(crate) strict_groups: bool,
 }
 
 impl State {
-    /// The state of a VM that has just been started.
-    pub(super) fn new(pid: u32, pid_start_ticks: u64, started_unix_ns: i64) -> Self {
+    /// The state of a pod whose process has just been started.
+    pub(crate) fn new(pid: u32, pid_start_ticks: u64, started_unix_ns: i64) -> Self {
         Self {
             version: VERSION,
             pid,
@@ -79,21 +80,21 @@ impl State {
 
 /// The state with the file it is kept in.
 #[derive(Debug)]
-pub(super) struct StateFile {
+pub(crate) struct StateFile {
     path: PathBuf,
     state: State,
 }
 
 impl StateFile {
     /// Writes a new one.
-    pub(super) fn create(path: PathBuf, state: State) -> Result<Self> {
+    pub(crate) fn create(path: PathBuf, state: State) -> Result<Self> {
         let file = Self { path, state };
         file.save()?;
         Ok(file)
     }
 
     /// Reads what an earlier daemon left.
-    pub(super) fn load(path: &Path) -> io::Result<Self> {
+    pub(crate) fn load(path: &Path) -> io::Result<Self> {
         let content = read_bounded(path, MAX_STATE + 1)?;
         let bad = |e: String| {
             io::Error::new(
@@ -112,13 +113,13 @@ impl StateFile {
     }
 
     /// The state as it is.
-    pub(super) fn get(&self) -> &State {
+    pub(crate) fn get(&self) -> &State {
         &self.state
     }
 
     /// Changes the state, on disk first; a change that cannot be written is not
     /// made.
-    pub(super) fn change<T>(&mut self, change: impl FnOnce(&mut State) -> Result<T>) -> Result<T> {
+    pub(crate) fn change<T>(&mut self, change: impl FnOnce(&mut State) -> Result<T>) -> Result<T> {
         let before = self.state.clone();
         let result = change(&mut self.state).and_then(|done| self.save().map(|()| done));
         if result.is_err() {

@@ -13,10 +13,10 @@ use crate::{
 };
 
 /// Serial of the scratch disk.
-pub(super) const SCRATCH: &str = "scratch";
+pub(crate) const SCRATCH: &str = "scratch";
 
 /// ConfigureSandbox for a pod, but for the time: that is read when it is sent.
-pub(super) fn configure(spec: &SandboxSpec) -> agent::ConfigureSandboxRequest {
+pub(crate) fn configure(spec: &SandboxSpec) -> agent::ConfigureSandboxRequest {
     agent::ConfigureSandboxRequest {
         hostname: spec.hostname.clone(),
         dns: Some(agent::Dns {
@@ -27,7 +27,11 @@ pub(super) fn configure(spec: &SandboxSpec) -> agent::ConfigureSandboxRequest {
         })
         .into(),
         interfaces: spec.interfaces.iter().map(interface).collect(),
-        scratch_serial: SCRATCH.to_owned(),
+        // A host pod's writable layers are in a directory.
+        scratch_serial: match spec.host {
+            Some(_) => String::new(),
+            None => SCRATCH.to_owned(),
+        },
         sysctls: spec.sysctls.clone().into_iter().collect(),
         ..Default::default()
     }
@@ -54,7 +58,7 @@ fn interface(interface: &Interface) -> agent::Interface {
 }
 
 /// What is kept of a container for its execs.
-pub(super) fn container_state(spec: &ContainerSpec) -> Result<ContainerState> {
+pub(crate) fn container_state(spec: &ContainerSpec) -> Result<ContainerState> {
     let process = spec.oci.process().as_ref().ok_or_else(|| {
         Error::new(
             ErrorKind::InvalidArgument,
@@ -76,7 +80,7 @@ pub(super) fn container_state(spec: &ContainerSpec) -> Result<ContainerState> {
 }
 
 /// CreateContainer.
-pub(super) fn create(
+pub(crate) fn create(
     spec: &ContainerSpec,
     state: &ContainerState,
     serials: Vec<String>,
@@ -88,6 +92,7 @@ pub(super) fn create(
         user: Some(user(&state.user)).into(),
         share_pid_with_pod: spec.share_pid_with_pod,
         share_pid_with: spec.share_pid_with.clone().unwrap_or_default(),
+        share_pid_with_host: spec.share_pid_with_host,
         stdin: spec.stdin,
         stdin_once: spec.stdin_once,
         readonly_rootfs: spec.readonly_rootfs,
@@ -98,7 +103,7 @@ pub(super) fn create(
 }
 
 /// Exec: the container's own process with what the caller changes.
-pub(super) fn exec(spec: &ExecSpec, container: &ContainerState) -> Result<agent::ExecRequest> {
+pub(crate) fn exec(spec: &ExecSpec, container: &ContainerState) -> Result<agent::ExecRequest> {
     if spec.args.is_empty() {
         return Err(Error::new(
             ErrorKind::InvalidArgument,

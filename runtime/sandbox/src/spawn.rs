@@ -1,45 +1,51 @@
-//! Starting a VMM process so that it outlives the daemon.
+//! Starting a pod's process, VMM or agent, so that it outlives the daemon.
 //!
-//! The child inherits the descriptors that its configuration names and no other:
-//! everything the daemon opens is close-on-exec, and the mark is taken off in the
-//! child alone, between fork and exec, so that no program started at the same
-//! moment gets any of them. It leads a session of its own, so that no terminal's
+//! The child inherits the descriptors that it is to have and no other: everything
+//! the daemon opens is close-on-exec, and the mark is taken off in the child alone,
+//! between fork and exec, so that no program started at the same moment gets any of
+//! them. It leads a session of its own, so that no terminal's
 //! or service manager's signal to the daemon's group reaches it, and it is in the
 //! pod's cgroup before it runs a single instruction of its own.
 #![allow(unsafe_code)] // Command::pre_exec; see the SAFETY comment
 
 use std::{
-    ffi::OsStr,
+    ffi::{OsStr, OsString},
     fs::File,
     io,
     os::{
-        fd::{AsRawFd as _, OwnedFd},
+        fd::{AsFd as _, OwnedFd},
         unix::process::CommandExt as _,
     },
     path::Path,
     process::{Child, Command, Stdio},
 };
 
-use bulkhead_vmm_api::CONFIG_FD_FLAG;
-use rustix::io::FdFlags;
+use rustix::{
+    io::FdFlags,
+    thread::{LinkNameSpaceType, move_into_link_name_space},
+};
 
-/// What a VMM process is started with.
+use crate::process::Process;
+
+/// What a process is started with.
 #[derive(Debug)]
 pub struct Spawn<'a> {
     /// The program.
     pub program: &'a Path,
     /// What `ps` shows as its name.
     pub title: String,
-    /// The configuration.
-    pub config: OwnedFd,
-    /// Descriptors that the configuration names.
+    /// Its arguments.
+    pub args: Vec<OsString>,
+    /// Descriptors that it inherits, under the same numbers.
     pub inherited: Vec<OwnedFd>,
+    /// The network namespace that it is to live in, if not the daemon's.
+    pub netns: Option<OwnedFd>,
     /// cgroup.procs of the cgroup that it is to live in.
     pub cgroup_procs: Option<File>,
     /// Where its stdout and stderr go, open for appending.
     pub log: File,
-    /// `RUST_LOG`.
-    pub log_filter: &'a str,
+    /// The one environment variable it has: what it logs.
+    pub log_filter: (&'static str, &'a str),
 }
 
 /// Starts the process. The child must be waited for by its pidfd.
@@ -50,29 +56,29 @@ pub fn spawn(spawn: Spawn<'_>) -> io::Result<Child> {
     let mut command = Command::new(spawn.program);
     command
         .arg0(OsStr::new(&spawn.title))
-        .arg(CONFIG_FD_FLAG)
-        .arg(spawn.config.as_raw_fd().to_string())
+        .args(&spawn.args)
         .env_clear()
-        .env("RUST_LOG", spawn.log_filter)
+        .env(spawn.log_filter.0, spawn.log_filter.1)
         .current_dir("/")
         .stdin(Stdio::null())
         .stdout(spawn.log.try_clone()?)
         .stderr(spawn.log);
-    let mut inherited = spawn.inherited;
-    inherited.push(spawn.config);
-    let procs = spawn.cgroup_procs;
+    let (inherited, procs, netns) = (spawn.inherited, spawn.cgroup_procs, spawn.netns);
     let in_child = move || {
         if let Some(procs) = &procs {
             rustix::io::write(procs, b"0")?;
         }
         rustix::process::setsid()?;
+        if let Some(netns) = &netns {
+            move_into_link_name_space(netns.as_fd(), Some(LinkNameSpaceType::Network))?;
+        }
         for fd in &inherited {
             rustix::io::fcntl_setfd(fd, FdFlags::empty())?;
         }
         Ok(())
     };
     // SAFETY: between fork and exec only async-signal-safe functions may run.
-    // The closure makes three kinds of raw system calls (write, setsid, fcntl)
+    // The closure makes four kinds of raw system calls (write, setsid, setns, fcntl)
     // through rustix, which allocates nothing, takes no lock and keeps no state;
     // turning its error into io::Error stores a number. The descriptors are owned
     // by the closure, which the command owns, so they are open in the child.
@@ -80,9 +86,22 @@ pub fn spawn(spawn: Spawn<'_>) -> io::Result<Child> {
     command.spawn()
 }
 
+/// The same, with the process held by its pidfd; one that can't be is killed.
+///
+/// # Errors
+/// As [`spawn`].
+pub fn spawn_process(what: Spawn<'_>) -> io::Result<Process> {
+    let mut child = spawn(what)?;
+    Process::of_child(child.id()).inspect_err(|_| {
+        let _ = child.kill();
+        let _ = child.wait();
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::fd::AsRawFd as _;
     use std::{fs, os::unix::fs::PermissionsExt as _};
 
     #[test]
@@ -103,11 +122,12 @@ mod tests {
         let mut child = spawn(Spawn {
             program: &program,
             title: "vmm p1".into(),
-            config,
-            inherited: vec![passed],
+            args: vec!["--config-fd".into(), config_number.to_string().into()],
+            inherited: vec![passed, config],
+            netns: None,
             cgroup_procs: Some(File::create(&procs_path).unwrap()),
             log: File::create(&log_path).unwrap(),
-            log_filter: "warn",
+            log_filter: ("RUST_LOG", "warn"),
         })
         .unwrap();
         assert!(child.wait().unwrap().success());
@@ -135,11 +155,12 @@ mod tests {
         let result = spawn(Spawn {
             program: &dir.path().join("none"),
             title: "vmm".into(),
-            config: null().into(),
+            args: Vec::new(),
             inherited: Vec::new(),
+            netns: None,
             cgroup_procs: None,
             log: null(),
-            log_filter: "",
+            log_filter: ("RUST_LOG", ""),
         });
         assert_eq!(result.unwrap_err().kind(), io::ErrorKind::NotFound);
     }

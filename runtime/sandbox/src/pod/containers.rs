@@ -1,12 +1,6 @@
 //! Creating, logging and removing containers.
 
-use std::{
-    fs::{self, File, OpenOptions},
-    io,
-    os::{fd::AsFd as _, unix::fs::OpenOptionsExt as _},
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{fs, io, path::PathBuf, sync::Arc};
 
 use tokio::{
     sync::{mpsc, watch},
@@ -14,7 +8,7 @@ use tokio::{
 };
 use tracing::{instrument, warn};
 
-use super::{MicroVm, disks::Attachment, lock, requests, state::ContainerState};
+use super::{Place, Pod, disks::Attachment, lock, requests, state::ContainerState};
 use crate::{
     error::{Error, ErrorKind, Result},
     log::ContainerLog,
@@ -45,7 +39,7 @@ pub(super) enum Input {
     Once(mpsc::WeakSender<Vec<u8>>),
 }
 
-impl MicroVm {
+impl<P: Place> Pod<P> {
     /// The entry of a container.
     pub(super) fn container(&self, id: &str) -> Result<Arc<Container>> {
         lock(&self.containers).get(id).cloned().ok_or_else(|| {
@@ -99,7 +93,7 @@ impl MicroVm {
         Ok(created)
     }
 
-    /// Makes a container's layers available in the guest; returns their serials.
+    /// Makes a container's layers available to the agent; returns their serials.
     async fn attach(&self, id: &str, layers: &[PathBuf]) -> Result<Vec<String>> {
         let mut file = self.state.lock().await;
         let Attachment { serials, missing } = file.change(|state| state.disks.claim(id, layers))?;
@@ -107,8 +101,7 @@ impl MicroVm {
             return Ok(serials);
         }
         for (serial, blob) in &missing {
-            let layer = open_blob(blob)?;
-            self.control.add_disk(serial, true, layer.as_fd()).await?;
+            self.place.add_disk(serial, blob).await?;
         }
         let new: Vec<String> = missing.into_iter().map(|(serial, _)| serial).collect();
         self.agent.attach_layers(&new).await?;
@@ -119,8 +112,8 @@ impl MicroVm {
         Ok(serials)
     }
 
-    /// Releases a container's layers: the guest lets go of a disk before the VMM
-    /// takes it away. A disk that cannot be taken away stays for the next time.
+    /// Releases a container's layers: the agent lets go of a disk before its
+    /// place takes it away. A disk that cannot be taken away stays for the next time.
     async fn detach(&self, id: &str) -> Result<()> {
         let mut file = self.state.lock().await;
         let unused = file.change(|state| {
@@ -131,12 +124,12 @@ impl MicroVm {
             return Ok(());
         }
         if let Err(e) = self.agent.release_layers(&unused).await {
-            warn!(container = %id, "the guest does not let go of layers: {e}");
+            warn!(container = %id, "the agent does not let go of layers: {e}");
             return Ok(());
         }
         let mut removed = Vec::new();
         for serial in unused {
-            match self.control.remove_disk(&serial).await {
+            match self.place.remove_disk(&serial).await {
                 Ok(()) => removed.push(serial),
                 Err(e) => warn!(container = %id, disk = %serial, "cannot remove a disk: {e}"),
             }
@@ -217,7 +210,7 @@ impl MicroVm {
             return Ok(());
         }
         match self.agent.remove_container(id).await {
-            // With the VM, everything in it is gone.
+            // With the sandbox, everything in it is gone.
             Err(e) if e.kind() == ErrorKind::SandboxDead => {}
             other => other?,
         }
@@ -257,24 +250,4 @@ async fn open_log(
         };
         Error::new(kind, format!("cannot open the log {}", path.display())).caused_by(e)
     })
-}
-
-/// Opens a layer's blob for reading.
-fn open_blob(blob: &Path) -> Result<File> {
-    let failed = |e: io::Error| {
-        let kind = match e.kind() {
-            io::ErrorKind::NotFound => ErrorKind::NotFound,
-            _ => ErrorKind::Internal,
-        };
-        Error::new(kind, format!("cannot open layer {}", blob.display())).caused_by(e)
-    };
-    let file = OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
-        .open(blob)
-        .map_err(failed)?;
-    if !file.metadata().map_err(failed)?.is_file() {
-        return Err(failed(io::Error::other("it is no regular file")));
-    }
-    Ok(file)
 }
