@@ -83,10 +83,19 @@ impl Containers {
                 staging: staging.as_deref(),
             },
         )?;
-        if every_device && let Some(linux) = spec.linux_mut() {
-            let mut all = linux.devices().clone().unwrap_or_default();
-            all.extend(nodes::every_device(Path::new("/dev"))?);
-            linux.set_devices(Some(all));
+        if every_device {
+            let mounts = spec.mounts().clone().unwrap_or_default();
+            if let Some(linux) = spec.linux_mut() {
+                let mut all = linux.devices().clone().unwrap_or_default();
+                let found = nodes::every_device(Path::new("/dev"))?;
+                // What is mounted below /dev has its own nodes, and may be the host's.
+                all.extend(
+                    found
+                        .into_iter()
+                        .filter(|node| !nodes::is_on(&mounts, node)),
+                );
+                linux.set_devices(Some(all));
+            }
         }
         let terminal = spec
             .process()

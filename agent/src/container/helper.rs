@@ -156,6 +156,7 @@ fn perform_create(mut job: Create, fds: Vec<OwnedFd>) -> Result<Reply> {
     std::env::set_current_dir("/").context(|| "enter /")?;
 
     let root = File::open(&rootfs).context(|| "open the root file system")?;
+    rootfs::check_mount_points(&root)?;
     let mut process = job.spec.process().clone().unwrap_or_default();
     let identity = identify(&root, job.user.as_ref(), &mut process, &job.launch.raw_env)?;
     if process.oom_score_adj().is_none() {

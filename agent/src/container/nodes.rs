@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use oci_spec::runtime::{LinuxDevice, LinuxDeviceBuilder, LinuxDeviceType};
+use oci_spec::runtime::{LinuxDevice, LinuxDeviceBuilder, LinuxDeviceType, Mount};
 
 use crate::error::{Context as _, Error, Result};
 
@@ -35,6 +35,15 @@ const OWN: [&str; 13] = [
     "hugepages",
     "fd",
 ];
+
+/// Whether a node would be made in something that is mounted below /dev.
+#[must_use]
+pub fn is_on(mounts: &[Mount], node: &LinuxDevice) -> bool {
+    mounts
+        .iter()
+        .map(Mount::destination)
+        .any(|place| place != Path::new("/dev") && node.path().starts_with(place))
+}
 
 /// Every device node below `dev`, as a container is given it below /dev.
 ///
@@ -97,6 +106,21 @@ fn device(path: PathBuf, metadata: &Metadata) -> Result<Option<LinuxDevice>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_mounted_below_dev_gets_no_nodes() {
+        let mount = |place: &str| {
+            let mut mount = Mount::default();
+            mount.set_destination(place.into());
+            mount
+        };
+        let mounts = [mount("/dev"), mount("/dev/disk"), mount("/d")];
+        let mut node = LinuxDevice::default();
+        node.set_path("/dev/disk/x".into());
+        assert!(is_on(&mounts, &node));
+        node.set_path("/dev/disks".into());
+        assert!(!is_on(&mounts, &node));
+    }
 
     #[test]
     fn only_nodes_that_no_container_has_anyway() {

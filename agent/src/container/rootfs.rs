@@ -4,15 +4,22 @@
 //! container's is made from. So the agent's namespace never has it, and it goes
 //! away with the container's last process: nothing to unmount, nothing to leak.
 
-use std::{fs, path::Path};
+use std::{fs, os::fd::AsFd, path::Path};
 
-use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
+use rustix::{
+    fs::{AtFlags, FileType, statat},
+    io::Errno,
+    mount::{MountFlags, MountPropagationFlags, mount, mount_change},
+};
 
 use crate::error::{Context as _, Error, Result};
 
 /// Mount options are one page; what is left of it for the lower layers decides
 /// how many there can be. Relative names of a dozen bytes allow over 300.
 const PAGE: usize = 4096;
+
+/// Where file systems of the kernel are mounted, in every container.
+const MOUNT_POINTS: [&str; 3] = ["dev", "proc", "sys"];
 
 /// Leaves the agent's mount namespace; mounts made from now on stay here.
 ///
@@ -54,6 +61,32 @@ pub fn mount_overlay(layers_dir: &Path, layers: &[String], upper: &Path, on: &Pa
     })
 }
 
+/// Refuses an image that has something else than a directory where the kernel's file
+/// systems go. libcontainer makes device nodes and links by the path of /dev before it
+/// enters the root: a link there would lead it out of the container.
+///
+/// # Errors
+/// `FAILED_PRECONDITION`, naming it.
+pub fn check_mount_points(root: &impl AsFd) -> Result<()> {
+    for name in MOUNT_POINTS {
+        let kind = match statat(root, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Err(Errno::NOENT) => continue,
+            found => FileType::from_raw_mode(
+                found
+                    .context(|| format!("look at the image's /{name}"))?
+                    .st_mode,
+            ),
+        };
+        if kind != FileType::Directory {
+            return Err(Error::precondition(format!(
+                "the image's /{name} is no directory ({kind:?}), but the kernel's file system goes \
+                 there; use an image in which it is one, or which has none"
+            )));
+        }
+    }
+    Ok(())
+}
+
 fn options(layers: &[String], upper: &Path) -> Result<std::ffi::CString> {
     // `volatile`: the scratch disk dies with the pod, so nothing in it needs to
     // be flushed for the sake of a crash.
@@ -74,6 +107,19 @@ fn options(layers: &[String], upper: &Path) -> Result<std::ffi::CString> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn links_in_place_of_mount_points_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = fs::File::open(dir.path()).unwrap();
+        check_mount_points(&root).unwrap();
+        fs::create_dir(dir.path().join("dev")).unwrap();
+        check_mount_points(&root).unwrap();
+        std::os::unix::fs::symlink("/etc", dir.path().join("sys")).unwrap();
+        let error = check_mount_points(&root).unwrap_err();
+        assert_eq!(error.code(), ttrpc::Code::FAILED_PRECONDITION);
+        assert!(error.to_string().contains("/sys"), "{error}");
+    }
 
     #[test]
     fn two_hundred_layers_fit() {

@@ -24,7 +24,7 @@ use bulkhead_cri_api::v1::{
 use bulkhead_image::{Image, ImageConfig};
 use bulkhead_sandbox::{ContainerSpec, LogTarget, PlaceKind};
 use oci_spec::runtime::{
-    Linux, LinuxNamespace, LinuxNamespaceType, LinuxResources, Mount, Root, Spec,
+    Linux, LinuxDevice, LinuxNamespace, LinuxNamespaceType, LinuxResources, Mount, Root, Spec,
 };
 
 pub(crate) use resources::changed_limits;
@@ -64,6 +64,7 @@ pub fn container_spec(
         limit_to_cpus(&mut limits, linux.resources.as_ref());
         mounts = with_host_mounts(mounts, host_mounts::mounts(config)?);
         let (nodes, rules) = host_devices::devices(config)?;
+        check_nodes(&nodes, &mounts)?;
         if !security.privileged {
             let all = limits.devices().clone().unwrap_or_default();
             limits.set_devices(Some(all.into_iter().chain(rules).collect()));
@@ -243,6 +244,25 @@ fn check_shared(pod: Shared, security: &LinuxContainerSecurityContext) -> Result
             return Err(Error::precondition(format!(
                 "the host's {name} namespace: the container's pod does not have it; ask for it in \
                  the pod's configuration"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Device nodes are made in the container's own /dev, not in what is mounted below it.
+fn check_nodes(nodes: &[LinuxDevice], mounts: &[Mount]) -> Result<()> {
+    for node in nodes {
+        let on = mounts
+            .iter()
+            .map(Mount::destination)
+            .find(|place| *place != Path::new("/dev") && node.path().starts_with(place));
+        if let Some(place) = on {
+            return Err(Error::invalid(format!(
+                "device {}: its node would be made in what is mounted on {}; give the device \
+                 another container_path, or leave out the mount",
+                node.path().display(),
+                place.display()
             )));
         }
     }

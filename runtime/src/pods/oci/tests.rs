@@ -520,6 +520,22 @@ fn a_host_pods_container_has_what_it_asks_of_the_host() {
         Some("0")
     );
 
+    let error = built_in([own, own], &|config| {
+        config.mounts = vec![CriMount {
+            host_path: "/etc".to_owned(),
+            container_path: "/dev/sub".to_owned(),
+            ..Default::default()
+        }];
+        config.devices = vec![bulkhead_cri_api::v1::Device {
+            host_path: "/dev/null".to_owned(),
+            container_path: "/dev/sub/x".to_owned(),
+            ..Default::default()
+        }];
+    })
+    .unwrap_err();
+    assert_eq!(error.kind(), Kind::InvalidArgument);
+    assert!(error.to_string().contains("mounted on /dev/sub"), "{error}");
+
     // POD is the pod's, which is the host's here.
     assert!(built_in([node, own], &|_| {}).unwrap().share_pid_with_host);
     assert!(built_in([own, own], &|_| {}).unwrap().share_pid_with_pod);

@@ -1,14 +1,18 @@
 //! What a host pod's container was not given, it does not get at: there is no
 //! virtual machine around it.
 
+use std::fs;
+
 use anyhow::{Context as _, Result, ensure};
 use bulkhead_cri_api::v1 as cri;
+use serde_json::json;
 
-use super::{config, container, outages::process_named, says, started};
+use super::{config, container, outages::process_named, refused, says, started};
 use crate::cases::{clean, node};
 use bulkhead_e2e::{
+    image::{Archive, Compression, Layer},
     node::{Node, Programs},
-    pod::Pod,
+    pod::{Pod, container_config},
 };
 
 /// Each is to fail in a container that is root, but not privileged.
@@ -61,6 +65,7 @@ pub(crate) async fn confined(programs: &Programs) -> Result<()> {
     let open = says(&mut pod, &id, "ls -l /proc/1/fd | grep -c -- '->'").await?;
     ensure!(open == "3", "its first process has {open} descriptors");
     program_stays_as_it_is(&node, &mut pod, &id).await?;
+    no_way_out_by_links(&node, &mut pod).await?;
     pod.remove().await?;
 
     let shared = ["network", "pid", "ipc"];
@@ -109,5 +114,48 @@ async fn program_stays_as_it_is(node: &Node, pod: &mut Pod, id: &str) -> Result<
         wrote.stdout.is_empty() && why.contains("Read-only"),
         "writing to the agent's program: {wrote:?}"
     );
+    Ok(())
+}
+
+/// An image has links to a directory of the host where directories are expected: what
+/// is made for every container isn't made there.
+async fn no_way_out_by_links(node: &Node, pod: &mut Pod) -> Result<()> {
+    const IMAGE: &str = "localhost/links:latest";
+    let target = node.path("target");
+    fs::create_dir(&target)?;
+    let to = target.display().to_string();
+    for name in ["dev", "proc", "sys"] {
+        let mut layer = Layer::default().dir("bin", 0o755)?;
+        // Within the image it is there as well: so mounting on the link works.
+        let inside = target.strip_prefix("/")?.display().to_string();
+        for (end, _) in inside.match_indices('/').chain([(inside.len(), "")]) {
+            layer = layer.dir(inside.get(..end).unwrap_or_default(), 0o755)?;
+        }
+        layer = layer.symlink(name, &to)?;
+        let archive = Archive::default()
+            .layer(&layer.finish()?, Compression::Plain)?
+            .finish(IMAGE, json!({"Entrypoint": ["/bin/true"]}))?;
+        node.import(&archive, "links.tar").await?;
+        let mut config = container_config(name, "");
+        let image = Some(cri::ImageSpec {
+            image: IMAGE.to_owned(),
+            ..Default::default()
+        });
+        config.image.clone_from(&image);
+        let refusal = pod.create(config).await.map(drop);
+        let made: Vec<_> = fs::read_dir(&target)?.flatten().collect();
+        ensure!(
+            made.is_empty(),
+            "made by a link in place of /{name}: {made:?}"
+        );
+        refused(
+            refusal,
+            tonic::Code::FailedPrecondition,
+            &format!("/{name}"),
+        )?;
+        let remove = cri::RemoveImageRequest { image };
+        node.images().remove_image(remove).await?;
+    }
+    fs::remove_dir(&target)?;
     Ok(())
 }
