@@ -8,6 +8,7 @@
 //! | `pgrep` | prints the processes whose name contains its argument |
 //! | `ipcs` | prints the System V shared memory segments |
 //! | `nonewprivs` | prints its effective user, for a file with the set-user-id bit |
+//! | `top` | waits for SIGTERM, as PID 1 too |
 //! | `pause` | waits until it is ended |
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout)] // its output is its purpose
@@ -15,6 +16,8 @@
 mod web;
 
 use std::{fs, io, path::Path, process::ExitCode};
+
+use nix::sys::signal::{SigSet, Signal};
 
 fn main() -> ExitCode {
     let mut words = std::env::args();
@@ -30,11 +33,12 @@ fn main() -> ExitCode {
                 println!("Effective uid: {}", rustix::process::geteuid().as_raw());
                 Ok(true)
             }
+            Some("top") => top(),
             Some("pause") => loop {
                 rustix::event::pause();
             },
             _ => Err(io::Error::other(
-                "call it nginx, pgrep, ipcs, nonewprivs or pause",
+                "call it nginx, pgrep, ipcs, nonewprivs, top or pause",
             )),
         },
     };
@@ -46,6 +50,16 @@ fn main() -> ExitCode {
             ExitCode::from(2)
         }
     }
+}
+
+/// The kernel keeps signals without a handler from a PID 1, but not blocked ones
+/// (signal(7), pid_namespaces(7)): a shell takes too long to get as far as that.
+fn top() -> io::Result<bool> {
+    let mut ends = SigSet::empty();
+    ends.add(Signal::SIGTERM);
+    ends.thread_block()?;
+    ends.wait()?;
+    Ok(true)
 }
 
 /// As procps has it: one process id a line, status 1 if there is none.

@@ -3,7 +3,9 @@
 //! Looks at the host's files; not for a thread that must not block.
 
 use std::{
+    ffi::OsString,
     fs,
+    os::unix::ffi::OsStringExt as _,
     path::{Component, Path, PathBuf},
 };
 
@@ -115,11 +117,13 @@ fn check_source(wanted: &Wanted) -> Result<()> {
         MountPropagation::PropagationHostToContainer => (&["shared:", "master:"], "--make-rslave"),
         MountPropagation::PropagationBidirectional => (&["shared:"], "--make-rshared"),
     };
-    let mut table = String::new();
+    let mut table = Vec::new();
     fs::File::open("/proc/1/mountinfo")
         .map(|file| std::io::Read::take(file, MOUNT_TABLE_MAX))
-        .and_then(|mut file| std::io::Read::read_to_string(&mut file, &mut table))
+        .and_then(|mut file| std::io::Read::read_to_end(&mut file, &mut table))
         .map_err(|error| Error::internal(format!("read the host's mount table: {error}")))?;
+    // A mount point that is no text can't be one that is asked for.
+    let table = String::from_utf8_lossy(&table);
     let (point, optional) = mount_of(&table, &source)
         .ok_or_else(|| named("it is on no mount of the host's mount table".to_owned()))?;
     let propagates = optional
@@ -129,15 +133,15 @@ fn check_source(wanted: &Wanted) -> Result<()> {
         return Ok(());
     }
     Err(Error::precondition(format!(
-        "mount of the host's {:?}: it is on the mount {point}, which does not propagate as the \
-         container asks for; run `mount {hint} {point}` on the node",
+        "mount of the host's {:?}: it is on the mount {point:?}, which does not propagate as \
+         the container asks for; run `mount {hint} {point:?}` on the node",
         wanted.host_path
     )))
 }
 
 /// The mount that a path is on, and its optional fields (proc_pid_mountinfo(5)).
-fn mount_of<'a>(table: &'a str, path: &Path) -> Option<(&'a str, &'a str)> {
-    let mut best: Option<(&str, &str)> = None;
+fn mount_of<'a>(table: &'a str, path: &Path) -> Option<(PathBuf, &'a str)> {
+    let mut best: Option<(PathBuf, &str)> = None;
     for line in table.lines() {
         let mut words = line.splitn(7, ' ');
         let (Some(point), Some(rest)) = (words.nth(4), words.nth(1)) else {
@@ -145,13 +149,34 @@ fn mount_of<'a>(table: &'a str, path: &Path) -> Option<(&'a str, &'a str)> {
         };
         let optional = rest.split(" - ").next().unwrap_or("");
         let optional = optional.strip_prefix("- ").map_or(optional, |_| "");
+        let point = unescaped(point);
         // A later mount at the same place hides an earlier one.
-        let longer = best.is_none_or(|(best, _)| point.len() >= best.len());
-        if path.starts_with(point) && longer {
+        let longer = best
+            .as_ref()
+            .is_none_or(|(best, _)| point.as_os_str().len() >= best.as_os_str().len());
+        if path.starts_with(&point) && longer {
             best = Some((point, optional));
         }
     }
     best
+}
+
+/// A mount point as it is: the table has white space and backslashes in octal.
+fn unescaped(point: &str) -> PathBuf {
+    let mut bytes = Vec::with_capacity(point.len());
+    let mut rest = point.as_bytes();
+    while let Some((&first, after)) = rest.split_first() {
+        let octal = after
+            .get(..3)
+            .filter(|digits| first == b'\\' && digits.iter().all(|it| (b'0'..=b'7').contains(it)))
+            .and_then(|digits| std::str::from_utf8(digits).ok())
+            .and_then(|digits| u8::from_str_radix(digits, 8).ok());
+        bytes.push(octal.unwrap_or(first));
+        rest = after
+            .get(if octal.is_some() { 3 } else { 0 }..)
+            .unwrap_or(&[]);
+    }
+    OsString::from_vec(bytes).into()
 }
 
 #[cfg(test)]
@@ -221,13 +246,25 @@ mod tests {
                      22 21 0:5 / /run rw master:3 propagate_from:2 - tmpfs tmpfs rw\n\
                      23 22 0:6 / /run/x rw - tmpfs tmpfs rw\n\
                      24 23 0:7 / /run/x rw shared:9 - tmpfs tmpfs rw\n";
-        let of = |path| mount_of(table, Path::new(path)).unwrap();
-        assert_eq!(of("/srv"), ("/", "shared:1"));
-        assert_eq!(of("/running"), ("/", "shared:1"));
-        assert_eq!(of("/run/a"), ("/run", "master:3 propagate_from:2"));
-        assert_eq!(of("/run/x/y"), ("/run/x", "shared:9"));
+        let of = |path| {
+            let (point, optional) = mount_of(table, Path::new(path)).unwrap();
+            (point.to_str().unwrap().to_owned(), optional)
+        };
+        let at = |point: &str, optional| (point.to_owned(), optional);
+        assert_eq!(of("/srv"), at("/", "shared:1"));
+        assert_eq!(of("/running"), at("/", "shared:1"));
+        assert_eq!(of("/run/a"), at("/run", "master:3 propagate_from:2"));
+        assert_eq!(of("/run/x/y"), at("/run/x", "shared:9"));
         let hidden = "23 22 0:6 / /run/x rw - tmpfs tmpfs rw\n";
-        assert_eq!(mount_of(hidden, Path::new("/run/x")), Some(("/run/x", "")));
+        assert_eq!(
+            mount_of(hidden, Path::new("/run/x")),
+            Some(("/run/x".into(), ""))
+        );
+        let spaced = r"25 1 0:8 / /my\040disk\134x rw shared:4 - tmpfs tmpfs rw";
+        assert_eq!(
+            mount_of(spaced, Path::new(r"/my disk\x/y")),
+            Some((r"/my disk\x".into(), "shared:4"))
+        );
         assert_eq!(mount_of("", Path::new("/")), None);
     }
 }
