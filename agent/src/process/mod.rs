@@ -1,5 +1,6 @@
 //! Processes: who they are, how they ended, and their streams.
 
+mod early;
 pub mod input;
 pub mod output;
 pub mod server;
@@ -298,15 +299,20 @@ impl Process {
         }
     }
 
-    /// Sends a signal; the process may be gone already.
+    /// Sends a signal, as soon as the process can take it; it may be gone already.
+    /// Inside a tokio runtime.
     ///
     /// # Errors
     /// `NOT_FOUND` when it is gone, `INVALID_ARGUMENT` for no signal.
-    pub fn signal(&self, number: u32) -> Result<()> {
+    pub fn signal(self: &Arc<Self>, number: u32) -> Result<()> {
         let signal = signal_from(number)?;
         // An exit is recorded when the pid is reaped: until then it is ours.
         if self.exit().is_some() {
             return Err(self.gone());
+        }
+        if early::is_too_early(self.pid, signal) {
+            early::hold(Arc::clone(self), signal);
+            return Ok(());
         }
         match rustix::process::kill_process(self.pid, signal) {
             Err(rustix::io::Errno::SRCH) => Err(self.gone()),

@@ -55,6 +55,7 @@ pub(crate) const ALL: &[Case] = cases![
     processes::exec_sync,
     processes::exec_never_hangs,
     processes::logs_are_exact,
+    processes::early_stop,
     streams::exec_streams,
     streams::attach_streams,
     streams::port_forward,

@@ -192,3 +192,17 @@ pub(crate) async fn logs_are_exact(programs: &Programs) -> Result<()> {
     pod.remove().await?;
     clean(node, &world).await
 }
+
+/// A program that is asked to end before it can hear of it hears of it when it can.
+pub(crate) async fn early_stop(programs: &Programs) -> Result<()> {
+    let (node, world) = node(programs, "early", "").await?;
+    let mut pod = Pod::run(&node, "early").await?;
+    let script = "i=0; while [ $i -lt 30000 ]; do i=$((i+1)); done; \
+                  trap 'exit 9' TERM; while :; do sleep 0.1; done";
+    let id = pod.sh("c", script).await?;
+    pod.stop_container(&id, 300).await?;
+    let status = pod.exited(&id, PATIENCE).await?;
+    ensure!(status.exit_code == 9, "{status:?}");
+    pod.remove().await?;
+    clean(node, &world).await
+}

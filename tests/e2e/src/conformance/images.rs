@@ -124,10 +124,30 @@ fn all(testbox: &[u8]) -> Result<Vec<(String, Vec<u8>)>> {
     Ok(images)
 }
 
+/// The machine's own shell and what it is linked with. Debian's busybox has one that
+/// runs its own `ls` and `top` whatever is at /bin/ls and /bin/top.
+const SHELL: [(&str, &str); 3] = [
+    ("/bin/dash", "bin/dash"),
+    (
+        "/lib/x86_64-linux-gnu/libc.so.6",
+        "lib/x86_64-linux-gnu/libc.so.6",
+    ),
+    ("/lib64/ld-linux-x86-64.so.2", "lib64/ld-linux-x86-64.so.2"),
+];
+
 /// What programs expect around them, and those that busybox lacks.
 fn system(testbox: &[u8], group: &[u8]) -> Result<Vec<u8>> {
-    Layer::default()
+    let mut layer = Layer::default()
         .dir("bin", 0o755)?
+        .dir("lib", 0o755)?
+        .dir("lib/x86_64-linux-gnu", 0o755)?
+        .dir("lib64", 0o755)?;
+    for (path, inside) in SHELL {
+        let file = std::fs::read(path).with_context(|| format!("reading {path}"))?;
+        layer = layer.file(inside, 0o755, &file)?;
+    }
+    layer
+        .symlink("bin/sh", "dash")?
         .file("bin/testbox", 0o755, testbox)?
         .file("bin/nginx", 0o755, testbox)?
         .symlink("bin/pgrep", "testbox")?
