@@ -64,9 +64,27 @@ impl Dispositions {
     }
 }
 
-/// Whether a signal would be dropped if it were sent now.
+/// Whether a signal would be dropped if it were sent now. For a whole process it is
+/// the first thread that counts (kernel/signal.c, `sig_ignored`).
 pub(super) fn is_too_early(pid: Pid, signal: Signal) -> bool {
-    Dispositions::of(pid).is_some_and(|it| it.drops(signal))
+    Dispositions::of(pid).is_some_and(|it| it.drops(signal)) && !awaits_signals(pid)
+}
+
+/// Whether a process is in sigtimedwait(2), as many a container's init is: the signals
+/// that it waits for are delivered, although they are not shown as blocked meanwhile.
+fn awaits_signals(pid: Pid) -> bool {
+    let path = format!("/proc/{}/syscall", pid.as_raw_nonzero());
+    let call = std::fs::read_to_string(path).unwrap_or_default();
+    is_sigtimedwait(&call)
+}
+
+/// Of proc_pid_syscall(5).
+fn is_sigtimedwait(call: &str) -> bool {
+    let number = call
+        .split_whitespace()
+        .next()
+        .and_then(|it| it.parse().ok());
+    number == Some(libc::SYS_rt_sigtimedwait)
 }
 
 /// Sends a signal as soon as it would arrive, in the background.
@@ -119,6 +137,37 @@ mod tests {
         assert!(!drops(&status("812", 0, 0, 0), Signal::TERM));
         assert!(!drops(&status("812\t1", 0, 0, 0), Signal::KILL));
         assert!(!drops(&status("812\t1", 0, 0, 0), Signal::CONT));
+    }
+
+    #[test]
+    fn who_awaits_signals_gets_them() {
+        let in_it = format!("{} 0x1 0x0 0x7ffc00 0x7f00", libc::SYS_rt_sigtimedwait);
+        assert!(is_sigtimedwait(&in_it));
+        for other in ["running\n", "-1 0x0 0x0", "0 0x0 0x1", ""] {
+            assert!(!is_sigtimedwait(other), "{other:?}");
+        }
+    }
+
+    /// A process that awaits a signal, as the kernel shows it.
+    #[test]
+    fn the_kernel_shows_who_awaits_signals() {
+        let id = |text: &str| text.parse().ok().and_then(Pid::from_raw);
+        let (tell, told) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let own = std::fs::read_link("/proc/thread-self").unwrap();
+            tell.send(own.file_name().unwrap().to_str().unwrap().to_owned())
+                .unwrap();
+            let mut awaited = nix::sys::signal::SigSet::empty();
+            awaited.add(nix::sys::signal::Signal::SIGUSR2);
+            awaited.thread_block().unwrap();
+            awaited.wait().unwrap();
+        });
+        let thread = id(&told.recv().unwrap()).unwrap();
+        let deadline = std::time::Instant::now() + Duration::from_secs(60);
+        while !awaits_signals(thread) {
+            assert!(std::time::Instant::now() < deadline, "not shown");
+            std::thread::sleep(PAUSE);
+        }
     }
 
     #[test]
