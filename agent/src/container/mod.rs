@@ -433,20 +433,31 @@ fn report_exit(process: Arc<Process>, cgroup: Cgroup, reaped: oneshot::Receiver<
             // With a PID namespace of its own they are dead already.
             cgroup.kill();
         }
-        let killed = reaped.signal == libc::SIGKILL.cast_unsigned();
         process.mark_exited(Exit {
             code: reaped.code,
             signal: reaped.signal,
-            oom_killed: killed && cgroup.oom_kills() > oom_before,
+            oom_killed: says_killed(reaped.code) && cgroup.oom_kills() > oom_before,
             finished_unix_ns: reaped.at_unix_ns,
             written: Written::default(),
         });
     });
 }
 
+/// Whether an exit code tells of SIGKILL: the process's own end by it, or that of the
+/// child whose status it ended with, as a shell does for its last command.
+fn says_killed(code: i32) -> bool {
+    code == 128 + libc::SIGKILL
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_shells_last_command_counts_as_itself() {
+        assert!(says_killed(137));
+        assert!(!says_killed(0) && !says_killed(1) && !says_killed(143));
+    }
 
     #[test]
     fn ids_are_file_names() {

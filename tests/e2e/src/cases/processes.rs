@@ -41,21 +41,27 @@ pub(crate) async fn exit_codes(programs: &Programs) -> Result<()> {
         "a container that ignores SIGTERM: {status:?}"
     );
 
-    let mut hungry = container_config("hungry", "tail /dev/zero");
-    hungry.linux = Some(cri::LinuxContainerConfig {
-        resources: Some(cri::LinuxContainerResources {
-            memory_limit_in_bytes: 16 << 20,
+    // The second one's first process lives on, and passes its child's end on.
+    for (name, script) in [
+        ("hungry", "exec tail /dev/zero"),
+        ("hungry-child", "tail /dev/zero; exit $?"),
+    ] {
+        let mut hungry = container_config(name, script);
+        hungry.linux = Some(cri::LinuxContainerConfig {
+            resources: Some(cri::LinuxContainerResources {
+                memory_limit_in_bytes: 16 << 20,
+                ..Default::default()
+            }),
             ..Default::default()
-        }),
-        ..Default::default()
-    });
-    let id = pod.create(hungry).await?;
-    pod.start(&id).await?;
-    let status = pod.exited(&id, PATIENCE).await?;
-    ensure!(
-        status.exit_code == 137 && status.reason == "OOMKilled",
-        "{status:?}"
-    );
+        });
+        let id = pod.create(hungry).await?;
+        pod.start(&id).await?;
+        let status = pod.exited(&id, PATIENCE).await?;
+        ensure!(
+            status.exit_code == 137 && status.reason == "OOMKilled",
+            "{status:?}"
+        );
+    }
 
     let mut missing = container_config("missing", "");
     missing.command = vec!["/no/such/program".to_owned()];
