@@ -55,11 +55,9 @@ host: setup ## build the test host's command
 	$(call say,host,the command that boots the test host)
 	cargo build --locked -q -p bulkhead-testhost
 
-e2e: build host ## whole-node tests, in one boot of the test host
-	$(call say,e2e,whole-node tests in the test host)
-	$(IN_HOST) --timeout 3600 -- $(PROGRAMS)/bulkhead-e2e test || { \
-		[ $$? = 125 ] && echo 'e2e: the emulated test host itself died; once more' && \
-		$(IN_HOST) --timeout 3600 -- $(PROGRAMS)/bulkhead-e2e test; }
+e2e: build host ## whole-node tests, in test hosts
+	$(call say,e2e,whole-node tests in test hosts)
+	tests/e2e/run.sh $(TESTHOST) $(PROGRAMS) $(RESULTS)
 
 conformance: build host ## critest, brought along as BULKHEAD_CRITEST=…: docs/conformance.md
 	$(call say,conformance,critest in the test host)

@@ -93,7 +93,7 @@ async fn run(config: Config) -> Result<()> {
     paths
         .prepare()
         .map_err(|error| Error::internal(error.to_string()))?;
-    let _lock = socket::lock(&paths.lock())?;
+    let _lock = socket::lock(&paths.lock()).await?;
     socket::empty_directory(&paths.uploads())?;
 
     let metrics = Metrics::default();

@@ -5,21 +5,31 @@ use std::{
     io::{self, Write},
     os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt},
     path::Path,
+    time::Duration,
 };
 
 use rustix::fs::{FlockOperation, flock};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::{
+    net::{UnixListener, UnixStream},
+    time::{Instant, sleep},
+};
 
 use crate::error::{Error, Result};
 
 /// Owner and group may connect: root, and whom root lets into its group.
 const SOCKET_MODE: u32 = 0o660;
 
+/// How long a dead daemon's lock may still be held. One that was killed while it
+/// started a process leaves a copy of its descriptors with that process, until the
+/// program is executed.
+const LEFT_BEHIND: Duration = Duration::from_secs(3);
+const PAUSE: Duration = Duration::from_millis(20);
+
 /// Takes the lock for as long as the file is kept open; it ends with the process.
 ///
 /// # Errors
-/// Another daemon has it.
-pub(super) fn lock(path: &Path) -> Result<File> {
+/// Another daemon has it, and keeps it for three seconds.
+pub(super) async fn lock(path: &Path) -> Result<File> {
     let failed = |error: io::Error| Error::internal(format!("lock {}: {error}", path.display()));
     let mut file = OpenOptions::new()
         .write(true)
@@ -28,19 +38,22 @@ pub(super) fn lock(path: &Path) -> Result<File> {
         .mode(0o600)
         .open(path)
         .map_err(failed)?;
-    flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|errno| {
-        if errno == rustix::io::Errno::WOULDBLOCK {
+    let deadline = Instant::now() + LEFT_BEHIND;
+    while let Err(errno) = flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        if errno != rustix::io::Errno::WOULDBLOCK {
+            return Err(failed(errno.into()));
+        }
+        if Instant::now() >= deadline {
             let holder = fs::read_to_string(path).unwrap_or_default();
-            Error::precondition(format!(
+            return Err(Error::precondition(format!(
                 "another daemon (process {}) has {}; end it first, or give this one directories of \
                  its own (paths.run_dir, paths.state_dir)",
                 holder.trim(),
                 path.display()
-            ))
-        } else {
-            failed(errno.into())
+            )));
         }
-    })?;
+        sleep(PAUSE).await;
+    }
     file.set_len(0).map_err(failed)?;
     writeln!(file, "{}", std::process::id()).map_err(failed)?;
     Ok(file)
@@ -112,12 +125,12 @@ mod tests {
     use super::*;
     use crate::Kind;
 
-    #[test]
-    fn a_second_daemon_is_kept_away_and_told_by_whom() {
+    #[tokio::test(start_paused = true)]
+    async fn a_second_daemon_is_kept_away_and_told_by_whom() {
         let temp = tempfile::tempdir().unwrap();
         let path = temp.path().join("lock");
-        let held = lock(&path).unwrap();
-        let error = lock(&path).unwrap_err();
+        let held = lock(&path).await.unwrap();
+        let error = lock(&path).await.unwrap_err();
         assert_eq!(error.kind(), Kind::FailedPrecondition);
         assert!(
             error
@@ -126,7 +139,19 @@ mod tests {
             "{error}"
         );
         drop(held);
-        lock(&path).unwrap();
+        lock(&path).await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_dead_daemon_left_is_waited_for() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("lock");
+        let copy = lock(&path).await.unwrap().try_clone().unwrap();
+        let (second, ()) = tokio::join!(lock(&path), async {
+            sleep(LEFT_BEHIND / 2).await;
+            drop(copy);
+        });
+        second.unwrap();
     }
 
     #[tokio::test]

@@ -8,16 +8,19 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))] // a failed unwrap is a failed test
 
 mod cases;
+mod claims;
 mod demo;
 mod model;
 
 use std::{
+    path::PathBuf,
     process::ExitCode,
     time::{Duration, Instant},
 };
 
 use anyhow::Result;
 use bulkhead_e2e::{conformance, node};
+use claims::Claims;
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
@@ -25,7 +28,7 @@ use clap::{Parser, Subcommand};
 struct Cli {
     /// Where the programs under test are, side by side.
     #[arg(long, env = "BULKHEAD_BIN_DIR")]
-    bin_dir: std::path::PathBuf,
+    bin_dir: PathBuf,
     #[command(subcommand)]
     command: Command,
 }
@@ -36,6 +39,10 @@ enum Command {
     Test {
         /// Parts of names.
         words: Vec<String>,
+        /// A directory that several runs share: each case is run by one of them. What
+        /// passed stays marked there, and is not run again.
+        #[arg(long, value_name = "DIR")]
+        share: Option<PathBuf>,
     },
     /// Names the cases.
     List,
@@ -74,9 +81,9 @@ async fn main() -> Result<ExitCode> {
                 ExitCode::FAILURE
             })
         }
-        Command::Test { words } => {
+        Command::Test { words, share } => {
             let programs = node::Programs::in_dir(&cli.bin_dir)?;
-            Ok(test(&programs, &words).await)
+            test(&programs, &words, Claims::new(share)).await
         }
     }
 }
@@ -84,44 +91,49 @@ async fn main() -> Result<ExitCode> {
 /// Far longer than any case takes, even in an emulated host with others at work.
 const CASE_MAX: Duration = Duration::from_secs(900);
 
-async fn test(programs: &node::Programs, words: &[String]) -> ExitCode {
+async fn test(programs: &node::Programs, words: &[String], claims: Claims) -> Result<ExitCode> {
     let wanted: Vec<_> = cases::ALL
         .iter()
         .filter(|case| words.is_empty() || words.iter().any(|word| case.name.contains(word)))
         .collect();
+    if wanted.is_empty() {
+        println!("no case is named like that; `list` names them");
+        return Ok(ExitCode::from(2));
+    }
+    let mut passed = 0;
     let mut failed = Vec::new();
-    for case in &wanted {
+    for case in wanted {
+        if !claims.take(case.name)? {
+            continue;
+        }
         let began = Instant::now();
         println!("test {} ...", case.name);
         // One that hangs must not keep the others from being told.
         let run = tokio::time::timeout(CASE_MAX, (case.run)(programs)).await;
         match run.unwrap_or_else(|_| Err(anyhow::anyhow!("not done after {CASE_MAX:?}"))) {
-            Ok(()) => println!("test {} ... ok ({:.1?})", case.name, began.elapsed()),
+            Ok(()) => {
+                println!("test {} ... ok ({:.1?})", case.name, began.elapsed());
+                claims.ended(case.name, true)?;
+                passed += 1;
+            }
             Err(error) => {
                 println!(
                     "test {} ... FAILED ({:.1?}): {error:?}",
                     case.name,
                     began.elapsed()
                 );
+                claims.ended(case.name, false)?;
                 failed.push(case.name);
             }
         }
     }
-    if wanted.is_empty() {
-        println!("no case is named like that; `list` names them");
-        return ExitCode::from(2);
-    }
     if !failed.is_empty() {
         println!("failed: {}", failed.join(", "));
     }
-    println!(
-        "{} passed, {} failed",
-        wanted.len() - failed.len(),
-        failed.len()
-    );
-    if failed.is_empty() {
+    println!("{passed} passed, {} failed", failed.len());
+    Ok(if failed.is_empty() {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
-    }
+    })
 }

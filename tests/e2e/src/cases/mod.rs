@@ -56,6 +56,7 @@ pub(crate) const ALL: &[Case] = cases![
     processes::exec_never_hangs,
     processes::logs_are_exact,
     processes::early_stop,
+    processes::early_stop_of_who_awaits_it,
     streams::exec_streams,
     streams::attach_streams,
     streams::port_forward,

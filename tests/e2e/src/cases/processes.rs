@@ -1,10 +1,13 @@
 //! Processes: how they end, what they print, what is asked of them.
 
+use std::time::Duration;
+
 use anyhow::{Result, ensure};
 use bulkhead_cri_api::v1 as cri;
 
-use super::{clean, node};
+use super::{clean, look, node};
 use bulkhead_e2e::{
+    image::{Archive, Compression, busybox},
     node::{PATIENCE, Programs},
     pod::{Pod, container_config, payload},
 };
@@ -209,6 +212,39 @@ pub(crate) async fn early_stop(programs: &Programs) -> Result<()> {
     pod.stop_container(&id, 300).await?;
     let status = pod.exited(&id, PATIENCE).await?;
     ensure!(status.exit_code == 9, "{status:?}");
+    pod.remove().await?;
+    clean(node, &world).await
+}
+
+/// A program that awaits SIGTERM ends by it, whenever the signal comes: before the
+/// program is executed, before it has blocked the signal, while it waits for it.
+pub(crate) async fn early_stop_of_who_awaits_it(programs: &Programs) -> Result<()> {
+    let (node, _) = node(programs, "awaits", "").await?;
+    let testbox = std::fs::read(&programs.testbox)?;
+    let layer = busybox()?.file("bin/top", 0o755, &testbox)?.finish()?;
+    let archive = Archive::default()
+        .layer(&layer, Compression::Gzip)?
+        .finish("docker.io/library/awaits:1", serde_json::json!({}))?;
+    node.import(&archive, "awaits.tar").await?;
+    let world = look(&node)?;
+    let mut pod = Pod::run(&node, "awaits").await?;
+    for wait in [0, 1, 2, 4, 8, 16, 32, 64] {
+        let name = format!("c{wait}");
+        let config = cri::ContainerConfig {
+            image: Some(cri::ImageSpec {
+                image: "docker.io/library/awaits:1".to_owned(),
+                ..Default::default()
+            }),
+            command: vec!["top".to_owned()],
+            ..container_config(&name, "")
+        };
+        let id = pod.create(config).await?;
+        pod.start(&id).await?;
+        tokio::time::sleep(Duration::from_millis(wait)).await;
+        pod.stop_container(&id, 60).await?;
+        let status = pod.exited(&id, PATIENCE).await?;
+        ensure!(status.exit_code == 0, "after {wait} ms: {status:?}");
+    }
     pod.remove().await?;
     clean(node, &world).await
 }

@@ -124,13 +124,18 @@ fn all(testbox: &[u8]) -> Result<Vec<(String, Vec<u8>)>> {
     Ok(images)
 }
 
-/// The machine's own shell and what it is linked with. Debian's busybox has one that
+/// A shell that becomes the program of `sh -c PROGRAM` (dash waits for it instead, and a
+/// signal to PID 1 does not reach it), and what it is linked with. Debian's busybox has one that
 /// runs its own `ls` and `top` whatever is at /bin/ls and /bin/top.
-const SHELL: [(&str, &str); 3] = [
-    ("/bin/dash", "bin/dash"),
+const SHELL: [(&str, &str); 4] = [
+    ("/bin/bash", "bin/bash"),
     (
         "/lib/x86_64-linux-gnu/libc.so.6",
         "lib/x86_64-linux-gnu/libc.so.6",
+    ),
+    (
+        "/lib/x86_64-linux-gnu/libtinfo.so.6",
+        "lib/x86_64-linux-gnu/libtinfo.so.6",
     ),
     ("/lib64/ld-linux-x86-64.so.2", "lib64/ld-linux-x86-64.so.2"),
 ];
@@ -147,7 +152,7 @@ fn system(testbox: &[u8], group: &[u8]) -> Result<Vec<u8>> {
         layer = layer.file(inside, 0o755, &file)?;
     }
     layer
-        .symlink("bin/sh", "dash")?
+        .symlink("bin/sh", "bash")?
         .file("bin/testbox", 0o755, testbox)?
         .file("bin/nginx", 0o755, testbox)?
         .symlink("bin/pgrep", "testbox")?
