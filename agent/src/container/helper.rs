@@ -34,6 +34,7 @@ use rustix::fs::Mode;
 use super::{
     binds,
     executor::Launcher,
+    limits,
     protocol::{self, Create, Exec, Job, Reply},
     rootfs,
     users::{self, Identity, UserRequest},
@@ -162,6 +163,7 @@ fn perform_create(mut job: Create, fds: Vec<OwnedFd>) -> Result<Reply> {
     if process.oom_score_adj().is_none() {
         process.set_oom_score_adj(Some(0));
     }
+    limits::fit(&mut process)?;
     job.spec.set_process(Some(process));
     write_json(&job.dir.join("config.json"), &job.spec)?;
 
@@ -195,6 +197,7 @@ fn perform_exec(job: Exec, fds: Vec<OwnedFd>) -> Result<Reply> {
     if process.oom_score_adj().is_none() {
         process.set_oom_score_adj(Some(0));
     }
+    limits::fit(&mut process)?;
     // libcontainer leaves sockets and links where it finds a container's state:
     // each exec gets a directory of its own for them, which goes with it.
     let own = job.dir.join(&job.name);

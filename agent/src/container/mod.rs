@@ -17,6 +17,7 @@ pub mod devices;
 pub mod exec;
 pub mod executor;
 pub mod helper;
+mod limits;
 pub mod nodes;
 pub mod protocol;
 pub mod rootfs;

@@ -20,7 +20,7 @@ pub(crate) use namespaces::namespaces;
 pub(crate) use outages::{daemon_and_agent_killed, daemon_killed_at_each_step};
 pub(crate) use paths::paths_and_devices;
 
-use super::{clean, node, usage::rotate};
+use super::{clean, node, streams, usage::rotate};
 use crate::demo::http_get;
 use bulkhead_e2e::{
     node::{Node, PATIENCE, Programs},
@@ -232,13 +232,25 @@ pub(crate) async fn refused_unless_allowed(programs: &Programs) -> Result<()> {
     clean(node, &world).await
 }
 
+/// Every byte through an exec arrives once and in order, each way.
+pub(crate) async fn bytes_are_exact(programs: &Programs) -> Result<()> {
+    let (node, world) = node(programs, "host-exact", "").await?;
+    let mut pod = Pod::run_as(&node, config(&node, "exact", &[]), "host").await?;
+    streams::every_byte(&node, &mut pod).await?;
+    pod.remove().await?;
+    clean(node, &world).await
+}
+
 /// A host pod logs as fast as it can, its log rotated every second: every byte once.
 pub(crate) async fn logs_rotate_under_load(programs: &Programs) -> Result<()> {
-    const LINES: usize = 400_000;
+    let lines = match std::env::var("BULKHEAD_LOG_LINES") {
+        Ok(text) => text.parse()?,
+        Err(_) => 400_000,
+    };
     let (node, world) = node(programs, "host-rotate", "").await?;
     let mut pod = Pod::run_as(&node, config(&node, "rotate", &[]), "host").await?;
     let began = Instant::now();
-    let id = pod.sh("c", &format!("seq 0 {}", LINES - 1)).await?;
+    let id = pod.sh("c", &format!("seq 0 {}", lines - 1)).await?;
     let log = pod.log_path("c");
     let mut files = Vec::new();
     while pod.status(&id).await?.state() == cri::ContainerState::ContainerRunning {
@@ -248,7 +260,7 @@ pub(crate) async fn logs_rotate_under_load(programs: &Programs) -> Result<()> {
     }
     ensure!(pod.exited(&id, PATIENCE).await?.exit_code == 0);
     println!(
-        "    {LINES} lines, {} files, {:.1?}",
+        "    {lines} lines, {} files, {:.1?}",
         files.len() + 1,
         began.elapsed()
     );
@@ -258,7 +270,7 @@ pub(crate) async fn logs_rotate_under_load(programs: &Programs) -> Result<()> {
         whole.push_str(&fs::read_to_string(file)?);
     }
     let got = payload(&whole, "stdout")?;
-    let wanted: String = (0..LINES).map(|n| format!("{n}\n")).collect();
+    let wanted: String = (0..lines).map(|n| format!("{n}\n")).collect();
     let differ = got.bytes().zip(wanted.bytes()).position(|(a, b)| a != b);
     ensure!(
         got.len() == wanted.len() && differ.is_none(),

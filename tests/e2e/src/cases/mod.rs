@@ -90,6 +90,7 @@ pub(crate) const ALL: &[Case] = cases![
     host::confined,
     host::daemon_killed_at_each_step,
     host::daemon_and_agent_killed,
+    host::bytes_are_exact,
     host::logs_rotate_under_load,
     sequences::random,
     sequences::random_without_vms,

@@ -238,11 +238,18 @@ fn hex(hash: Sha256) -> String {
 }
 
 /// Every byte arrives once and in order, each way.
-#[allow(clippy::print_stdout)] // figures for the reader
 pub(crate) async fn bytes_are_exact(programs: &Programs) -> Result<()> {
-    const MIB: usize = 1 << 20;
     let (node, world) = node(programs, "exact", "").await?;
     let mut pod = Pod::run(&node, "exact").await?;
+    every_byte(&node, &mut pod).await?;
+    pod.remove().await?;
+    clean(node, &world).await
+}
+
+/// Sends random bytes through execs in a pod, each way by each protocol.
+#[allow(clippy::print_stdout)] // figures for the reader
+pub(super) async fn every_byte(node: &Node, pod: &mut Pod) -> Result<()> {
+    const MIB: usize = 1 << 20;
     let id = pod.sh("c", "exec sleep 100000").await?;
     let count = mebibytes();
     // Random, so that no two pieces are alike.
@@ -257,7 +264,7 @@ pub(crate) async fn bytes_are_exact(programs: &Programs) -> Result<()> {
     for protocol in PROTOCOLS {
         let began = Instant::now();
         let script = format!("for i in $(seq {count}); do echo $i; cat /tmp/piece; done");
-        let (_input, mut output) = exec(&node, &id, &script, protocol, OUT).await?;
+        let (_input, mut output) = exec(node, &id, &script, protocol, OUT).await?;
         let (mut got, mut bytes) = (Sha256::new(), 0);
         while let Some(said) = output.next().await? {
             if let Said::Stdout(piece) = said {
@@ -275,7 +282,7 @@ pub(crate) async fn bytes_are_exact(programs: &Programs) -> Result<()> {
         ensure!(hex(got) == wanted, "{bytes} bytes came out wrong");
 
         let began = Instant::now();
-        let (mut input, mut output) = exec(&node, &id, "sha256sum", protocol, ALL).await?;
+        let (mut input, mut output) = exec(node, &id, "sha256sum", protocol, ALL).await?;
         for n in 1..=count {
             input.stdin(format!("{n}\n").as_bytes()).await?;
             for piece in made.chunks(64 << 10) {
@@ -295,6 +302,5 @@ pub(crate) async fn bytes_are_exact(programs: &Programs) -> Result<()> {
             began.elapsed()
         );
     }
-    pod.remove().await?;
-    clean(node, &world).await
+    Ok(())
 }

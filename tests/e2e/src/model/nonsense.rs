@@ -163,7 +163,8 @@ pub(super) async fn send(
             ("a spoilt container", result.map(drop))
         }
         4 => {
-            let ids = ["", "..", "no such id", "\0", "%s", "0"];
+            // None is the beginning of an id: that would do for the whole.
+            let ids = ["", "..", "no such id", "\0", "%s", "0x"];
             let id = ids.get(pick(ids.len())).copied().unwrap_or_default();
             let request = cri::StartContainerRequest {
                 container_id: id.to_owned(),
