@@ -149,16 +149,19 @@ async fn take_descriptors(listener: UnixListener, handed: Handed) {
                 &mut control,
                 RecvFlags::CMSG_CLOEXEC,
             )?;
-            assert_eq!(got.bytes, 16);
             let fd = control.drain().find_map(|message| match message {
                 RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
                 _ => None,
             });
-            Ok((bytes.to_vec(), fd.unwrap()))
+            Ok((bytes.get(..got.bytes).map(<[u8]>::to_vec), fd))
         });
-        let (token, fd) = taken.await.unwrap();
+        // A daemon that is killed meanwhile says nothing, or does not listen any more.
+        let Ok((Some(token), Some(fd))) = taken.await else {
+            continue;
+        };
+        assert_eq!(token.len(), 16);
         handed.lock().unwrap().insert(token, fd);
-        stream.write_all(&[0]).await.unwrap();
+        let _ = stream.write_all(&[0]).await;
     }
 }
 
