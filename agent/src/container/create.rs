@@ -50,6 +50,7 @@ impl Containers {
         match self.try_create(request).await {
             Ok((container, created)) => {
                 super::lock(&self.all).insert(id, Slot::Ready(Arc::new(container)));
+                self.settled.notify_waiters();
                 Ok(created)
             }
             Err(why) => {

@@ -37,7 +37,7 @@ use std::{
 
 use bulkhead_agent_api::MAX_ID_LEN;
 use rustix::process::Pid;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use ttrpc::Code;
 
 use crate::{
@@ -60,6 +60,8 @@ pub struct Containers {
     layers: Layers,
     reaper: Arc<Reaper>,
     all: Mutex<BTreeMap<String, Slot>>,
+    /// Told whenever something is made or removed, or was not.
+    settled: Notify,
     /// Holds the pod's PID namespace, once a container wants to share it.
     pause: tokio::sync::Mutex<Option<Pid>>,
 }
@@ -70,6 +72,14 @@ enum Slot {
     /// Being made or being removed.
     Busy(&'static str),
     Ready(Arc<Container>),
+}
+
+/// Whose a container is that shall be removed.
+enum Claim {
+    Unknown,
+    /// Somebody makes or removes it.
+    Busy,
+    Mine(Arc<Container>),
 }
 
 /// A container that has been created.
@@ -166,6 +176,7 @@ impl Containers {
             layers,
             reaper,
             all: Mutex::default(),
+            settled: Notify::new(),
             pause: tokio::sync::Mutex::default(),
         }
     }
@@ -294,22 +305,21 @@ impl Containers {
         crate::disks::layers::blocking(move || update::apply(&cgroup.dir(), &settings)).await
     }
 
-    /// Removes a container, whatever its state. Unknown ids succeed.
+    /// Removes a container, whatever its state. Unknown ids succeed. One that is being
+    /// made is removed when it is: who asks may not be who asked for it, and should not
+    /// have to guess when that is.
     ///
     /// # Errors
-    /// `UNAVAILABLE` while it is being made or removed; otherwise what could not
-    /// be removed: the call can be repeated.
+    /// What could not be removed: the call can be repeated.
     pub async fn remove(&self, id: &str) -> Result<()> {
-        let container = {
-            let mut all = lock(&self.all);
-            match all.get(id) {
-                None => return Ok(()),
-                Some(Slot::Busy(how)) => return Err(busy(id, how)),
-                Some(Slot::Ready(container)) => {
-                    let container = Arc::clone(container);
-                    all.insert(id.to_owned(), Slot::Busy("removed"));
-                    container
-                }
+        let container = loop {
+            // From before the look on: what happens behind it is heard of.
+            let mut settled = std::pin::pin!(self.settled.notified());
+            settled.as_mut().enable();
+            match self.claim_for_removal(id) {
+                Claim::Unknown => return Ok(()),
+                Claim::Mine(container) => break container,
+                Claim::Busy => settled.await,
             }
         };
         let removed = self
@@ -320,7 +330,22 @@ impl Containers {
             Ok(()) => all.remove(id),
             Err(_) => all.insert(id.to_owned(), Slot::Ready(container)),
         };
+        drop(all);
+        self.settled.notify_waiters();
         removed
+    }
+
+    fn claim_for_removal(&self, id: &str) -> Claim {
+        let mut all = lock(&self.all);
+        match all.get(id) {
+            None => Claim::Unknown,
+            Some(Slot::Busy(_)) => Claim::Busy,
+            Some(Slot::Ready(container)) => {
+                let container = Arc::clone(container);
+                all.insert(id.to_owned(), Slot::Busy("removed"));
+                Claim::Mine(container)
+            }
+        }
     }
 
     /// Undoes a create that failed.
@@ -330,6 +355,7 @@ impl Containers {
             tracing::error!("clean up after container {id}: {why}");
         }
         lock(&self.all).remove(id);
+        self.settled.notify_waiters();
     }
 
     async fn tear_down(

@@ -86,6 +86,7 @@ async fn containers() {
         pod::layers_in_use,
         pod::layers_come_and_go,
         whole::many_at_once,
+        whole::removed_while_created,
         processes::processes_are_listed,
         pod::the_machine,
         whole::durations,

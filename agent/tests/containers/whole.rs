@@ -71,6 +71,24 @@ pub async fn many_at_once(agent: &Agent) {
     futures::future::join_all(runs).await;
 }
 
+/// Whoever asked for a container may be gone, and another removes what it was to be.
+pub async fn removed_while_created(agent: &Agent) {
+    let spec = spec("exec sleep 1000");
+    for wait in [0, 5, 20, 50, 100] {
+        let create = agent.create_container(agent.request("cut-off", &spec));
+        let remove = async {
+            tokio::time::sleep(Duration::from_millis(wait)).await;
+            agent.remove("cut-off").await;
+        };
+        let (created, ()) = tokio::join!(create, remove);
+        created.unwrap();
+        // The removal may have come before the create.
+        agent.remove("cut-off").await;
+        let left = agent.list_processes(ListProcessesRequest::new()).await;
+        assert_eq!(left.unwrap().processes.len(), 0, "after {wait} ms");
+    }
+}
+
 /// For the reader: no assertion, since machines differ.
 pub async fn durations(agent: &Agent) {
     const ROUNDS: u32 = 5;

@@ -36,9 +36,11 @@ pub(crate) async fn run(target: &Target, mib: u32, report: &mut Report) -> Resul
     let seconds = began.elapsed().as_secs_f64();
     ensure!(
         status.exit_code == 0,
-        "{}: exit {}",
+        "{}: exit {} ({} {})",
         target.name,
-        status.exit_code
+        status.exit_code,
+        status.reason,
+        status.message
     );
     let path = pod.log("main");
     let file = std::fs::File::open(&path).with_context(|| path.display().to_string())?;
