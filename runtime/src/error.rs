@@ -126,9 +126,22 @@ impl From<bulkhead_image::Error> for Error {
             From::NotFound => Kind::NotFound,
             From::Invalid | From::Corrupt => Kind::InvalidArgument,
             From::Limit | From::NoSpace => Kind::ResourceExhausted,
+            From::Denied => Kind::PermissionDenied,
+            From::Unavailable => Kind::Unavailable,
             From::Internal => Kind::Internal,
         };
-        Self::new(kind, error.to_string())
+        // What kubelet knows such an error by (k8s.io/cri-api, pkg/errors).
+        let prefix = match error.kind() {
+            From::Unavailable => "RegistryUnavailable: ",
+            _ => "",
+        };
+        Self::new(kind, format!("{prefix}{error}"))
+    }
+}
+
+impl From<bulkhead_registry::Error> for Error {
+    fn from(error: bulkhead_registry::Error) -> Self {
+        crate::images::remote_error(error).into()
     }
 }
 

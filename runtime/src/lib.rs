@@ -29,6 +29,7 @@ pub mod cri;
 pub mod doctor;
 pub mod error;
 pub mod ids;
+pub mod images;
 pub mod observe;
 pub mod operator;
 pub mod paths;

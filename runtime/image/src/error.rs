@@ -20,6 +20,10 @@ pub enum ErrorKind {
     Corrupt,
     /// A bound was exceeded.
     Limit,
+    /// A registry wants other credentials, or forbids it.
+    Denied,
+    /// A registry can't be reached, or can't answer now.
+    Unavailable,
     /// The disk is full, or a quota or file size limit was hit.
     NoSpace,
     /// The host failed in some other way.
@@ -184,6 +188,14 @@ pub enum Error {
         /// Exit status and the end of its output.
         reason: String,
     },
+    /// A registry did not give what was asked for.
+    #[error("{source}")]
+    Remote {
+        /// The class it is of.
+        kind: ErrorKind,
+        /// What was tried, and what came of it.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// The blocking task was cancelled because the runtime is shutting down.
     #[error("the daemon is shutting down")]
     Cancelled,
@@ -215,7 +227,27 @@ impl Error {
                 None => ErrorKind::Corrupt,
             },
             Self::Io { source, .. } => io_kind(source, ErrorKind::Internal),
+            Self::Remote { kind, .. } => *kind,
             Self::Database { .. } | Self::Program { .. } | Self::Cancelled => ErrorKind::Internal,
+        }
+    }
+
+    /// As an error of a reader's, out of which [`Error::of_download`] takes it again.
+    #[must_use]
+    pub fn into_io(self) -> io::Error {
+        io::Error::other(self)
+    }
+
+    /// What [`Error::into_io`] made; any other error as it was.
+    pub(crate) fn of_download(error: io::Error) -> Result<Self, io::Error> {
+        if !error.get_ref().is_some_and(|inner| inner.is::<Self>()) {
+            return Err(error);
+        }
+        let kind = error.kind();
+        match error.into_inner().map(|inner| inner.downcast::<Self>()) {
+            Some(Ok(inner)) => Ok(*inner),
+            Some(Err(inner)) => Err(io::Error::new(kind, inner)),
+            None => Err(kind.into()),
         }
     }
 

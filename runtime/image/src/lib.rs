@@ -4,7 +4,7 @@
 //! the file through digest check and decompression into one EROFS image
 //! ([`bulkhead_erofs`]), which pods attach as a read-only disk.
 //!
-//! * [`Store`] keeps images: [`Store::import`], [`Store::resolve`],
+//! * [`Store`] keeps images: [`Store::import`], [`Store::pull`], [`Store::resolve`],
 //!   [`Store::list`], [`Store::remove`], [`Store::hold`].
 //! * [`Reference`] is the one parser of image names.
 //! * [`ScratchTemplate`] makes pods' writable disks without running mkfs.
@@ -36,7 +36,7 @@ pub use config::ImageConfig;
 pub use digest::{Digest, DigestError};
 pub use error::{Error, ErrorKind, Result};
 pub use image::{FsInfo, Image, Layer, Problem, Removed};
-pub use import::{ImportOptions, ImportReport, Progress};
+pub use import::{ImportOptions, ImportReport, Progress, PullOptions, Report, Repository};
 pub use limits::Limits;
 pub use reference::{Reference, ReferenceError};
 pub use scratch::{Scratch, ScratchTemplate};

@@ -28,6 +28,17 @@ pub(crate) struct Descriptor {
 }
 
 impl Descriptor {
+    /// Of a manifest or an index that was found by its name.
+    pub(crate) fn of_manifest(digest: Digest, size: u64) -> Self {
+        Self {
+            media_type: String::new(),
+            digest,
+            size,
+            platform: None,
+            annotations: None,
+        }
+    }
+
     pub(crate) fn annotation(&self, key: &str) -> Option<&str> {
         self.annotations.as_ref()?.get(key).map(String::as_str)
     }

@@ -154,7 +154,14 @@ mod tests {
 
     #[test]
     fn what_cannot_be_answered_is_left_out() {
-        for header in ["", "Bearer", "Bearer service=x", "Digest realm=\"x\"", ",,,", "=\"\""] {
+        for header in [
+            "",
+            "Bearer",
+            "Bearer service=x",
+            "Digest realm=\"x\"",
+            ",,,",
+            "=\"\"",
+        ] {
             assert_eq!(parse(header), [], "{header:?}");
         }
         // Cut off: what came whole counts.

@@ -101,14 +101,18 @@ impl Client {
         sources: &Sources,
     ) -> Result<Server> {
         let mirror = endpoint.mirror_of.is_some();
-        let credentials = sources.find(registry, &endpoint.authority(), mirror).await?;
+        let credentials = sources
+            .find(registry, &endpoint.authority(), mirror)
+            .await?;
         let file = endpoint.file.clone().unwrap_or_else(|| registry.into());
         let wrong = |why| Error::Hosts {
             file: file.clone(),
             why,
         };
         let progress = self.settings.progress;
-        let http = self.clients.get(&endpoint.tls, endpoint.dial_timeout, progress);
+        let http = self
+            .clients
+            .get(&endpoint.tls, endpoint.dial_timeout, progress);
         let elsewhere = self.clients.get(&Tls::default(), None, progress);
         let (http, elsewhere) = (http.map_err(wrong)?, elsewhere.map_err(wrong)?);
         Server::new(endpoint, http, elsewhere, credentials).map_err(wrong)

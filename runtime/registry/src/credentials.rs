@@ -239,7 +239,10 @@ async fn from_docker(
         Place::Here(auth) => (auth.secret().map_err(wrong)?, path.display().to_string()),
         Place::Helper(helper, server) => {
             let secret = ask(&helper, &server, helpers).await.map_err(wrong)?;
-            (secret, format!("docker-credential-{helper} (by {})", path.display()))
+            (
+                secret,
+                format!("docker-credential-{helper} (by {})", path.display()),
+            )
         }
     };
     Ok(secret.map(|secret| Credentials { secret, source }))

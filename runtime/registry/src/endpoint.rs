@@ -150,9 +150,18 @@ mod tests {
         for (registry, asked) in [
             ("docker.io", vec!["https://registry-1.docker.io"]),
             ("r.example:5000", vec!["https://r.example:5000"]),
-            ("localhost:5000", vec!["https://localhost:5000", "http://localhost:5000"]),
-            ("127.0.0.1:80", vec!["https://127.0.0.1:80", "http://127.0.0.1"]),
-            ("[::1]:5000", vec!["https://[::1]:5000", "http://[::1]:5000"]),
+            (
+                "localhost:5000",
+                vec!["https://localhost:5000", "http://localhost:5000"],
+            ),
+            (
+                "127.0.0.1:80",
+                vec!["https://127.0.0.1:80", "http://127.0.0.1"],
+            ),
+            (
+                "[::1]:5000",
+                vec!["https://[::1]:5000", "http://[::1]:5000"],
+            ),
         ] {
             let asked: Vec<_> = asked
                 .iter()
@@ -190,10 +199,7 @@ mod tests {
             ["http://s:1/v2/team/app/manifests/1"]
         );
         let file = "no_fallback = true\n[host.\"http://m\"]";
-        assert_eq!(
-            urls("r", file),
-            ["http://m/v2/team/app/manifests/1?ns=r"]
-        );
+        assert_eq!(urls("r", file), ["http://m/v2/team/app/manifests/1?ns=r"]);
     }
 
     #[test]

@@ -152,7 +152,10 @@ mod tests {
     fn silence_counts_least() {
         let failed = |kinds: &[Kind]| Error::Failed {
             what: String::new(),
-            attempts: kinds.iter().map(|kind| attempt(*kind, None, None)).collect(),
+            attempts: kinds
+                .iter()
+                .map(|kind| attempt(*kind, None, None))
+                .collect(),
         };
         assert_eq!(failed(&[]).kind(), Kind::Unavailable);
         assert_eq!(

@@ -112,7 +112,9 @@ fn read(file: &Path) -> io::Result<String> {
     let file = std::fs::File::open(file)?;
     file.take(FILE_MAX + 1).read_to_string(&mut text)?;
     if text.len() as u64 > FILE_MAX {
-        return Err(io::Error::other(format!("it is longer than {FILE_MAX} bytes")));
+        return Err(io::Error::other(format!(
+            "it is longer than {FILE_MAX} bytes"
+        )));
     }
     Ok(text)
 }
@@ -422,7 +424,10 @@ mod tests {
     fn keys_beside_the_server_are_the_servers() {
         let hosts = parsed("server = \"http://r:5000\"\nca = \"r.pem\"\nclient = \"c.pem\"\n");
         let tls = hosts.server.unwrap().tls;
-        assert_eq!(tls.authorities, [Path::new("/certs/registry.example/r.pem")]);
+        assert_eq!(
+            tls.authorities,
+            [Path::new("/certs/registry.example/r.pem")]
+        );
         let both = PathBuf::from("/certs/registry.example/c.pem");
         assert_eq!(tls.clients, [(both.clone(), both)]);
     }

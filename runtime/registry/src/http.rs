@@ -29,7 +29,10 @@ impl Clients {
         progress: Duration,
     ) -> Result<Client, String> {
         let key = (tls.clone(), dial);
-        let mut clients = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut clients = self
+            .0
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         if let Some(client) = clients.get(&key) {
             return Ok(client.clone());
         }
@@ -40,6 +43,8 @@ impl Clients {
 }
 
 fn build(tls: &Tls, dial: Duration, progress: Duration) -> Result<Client, String> {
+    // The process has one; somebody else may have set it.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let mut builder = Client::builder()
         .user_agent(AGENT)
         .connect_timeout(dial)
@@ -69,8 +74,7 @@ fn build(tls: &Tls, dial: Duration, progress: Duration) -> Result<Client, String
             pem.push(b'\n');
             pem.extend(read(key).map_err(|error| format!("{}: {error}", names()))?);
         }
-        let identity =
-            Identity::from_pem(&pem).map_err(|error| format!("{}: {error}", names()))?;
+        let identity = Identity::from_pem(&pem).map_err(|error| format!("{}: {error}", names()))?;
         builder = builder.identity(identity);
     }
     builder.build().map_err(|error| error.to_string())

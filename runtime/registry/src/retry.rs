@@ -79,6 +79,10 @@ mod tests {
     #[test]
     fn what_passes_and_what_stays() {
         assert!([408, 429, 500, 502, 503, 504].into_iter().all(is_passing));
-        assert!(![200, 301, 400, 401, 403, 404, 416, 501].into_iter().any(is_passing));
+        assert!(
+            ![200, 301, 400, 401, 403, 404, 416, 501]
+                .into_iter()
+                .any(is_passing)
+        );
     }
 }

@@ -12,7 +12,9 @@ use std::{sync::Arc, time::Duration};
 
 use reqwest::{
     Client, Response, StatusCode, Url,
-    header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue, LOCATION, RETRY_AFTER, WWW_AUTHENTICATE},
+    header::{
+        AUTHORIZATION, HeaderMap, HeaderName, HeaderValue, LOCATION, RETRY_AFTER, WWW_AUTHENTICATE,
+    },
 };
 use tokio::sync::Mutex;
 
@@ -142,9 +144,10 @@ impl Server {
         if status.is_success() {
             return Ok(response);
         }
-        let wish = response.headers().get(RETRY_AFTER).and_then(|wish| {
-            retry::retry_after(wish.to_str().ok()?, jiff::Timestamp::now())
-        });
+        let wish = response
+            .headers()
+            .get(RETRY_AFTER)
+            .and_then(|wish| retry::retry_after(wish.to_str().ok()?, jiff::Timestamp::now()));
         let why = explained(response).await;
         Err(match status.as_u16() {
             401 | 403 => Failure::lasting(Kind::Denied, why),
@@ -174,7 +177,8 @@ impl Server {
             }
             let location = response.headers().get(LOCATION);
             let target = location.and_then(|it| url.join(it.to_str().ok()?).ok());
-            let wrong = |why: &str| Failure::lasting(Kind::Unavailable, format!("it sends on {why}"));
+            let wrong =
+                |why: &str| Failure::lasting(Kind::Unavailable, format!("it sends on {why}"));
             let target = target.ok_or_else(|| wrong("to nowhere"))?;
             match (target.scheme(), url.scheme()) {
                 ("https", _) | ("http", "http") => {}

@@ -71,8 +71,14 @@ pub(crate) async fn answer(
             query.extend(service.as_deref().map(|service| ("service", service)));
             // Several scopes are separated by spaces.
             let scopes = scope.iter().flat_map(|scope| scope.split(' '));
-            query.extend(scopes.filter(|it| !it.is_empty()).map(|scope| ("scope", scope)));
-            fetch(http, realm, query, secret).await.map(|token| bearer(&token))
+            query.extend(
+                scopes
+                    .filter(|it| !it.is_empty())
+                    .map(|scope| ("scope", scope)),
+            );
+            fetch(http, realm, query, secret)
+                .await
+                .map(|token| bearer(&token))
         }
     }
 }
@@ -139,7 +145,9 @@ async fn fetch(
         .map_err(|error| unavailable(crate::server::without_url(error)))?
     {
         if body.len() + chunk.len() > ANSWER_MAX {
-            return Err(unavailable(format!("its answer is longer than {ANSWER_MAX} bytes")));
+            return Err(unavailable(format!(
+                "its answer is longer than {ANSWER_MAX} bytes"
+            )));
         }
         body.extend_from_slice(&chunk);
     }
@@ -149,8 +157,8 @@ async fn fetch(
     if !status.is_success() {
         return Err(unavailable(status.to_string()));
     }
-    let answer: Answer =
-        serde_json::from_slice(&body).map_err(|_| unavailable("its answer is not JSON".to_owned()))?;
+    let answer: Answer = serde_json::from_slice(&body)
+        .map_err(|_| unavailable("its answer is not JSON".to_owned()))?;
     let token = [answer.token, answer.access_token]
         .into_iter()
         .find(|token| !token.is_empty());

@@ -32,7 +32,7 @@ pub use handlers::{Handler, HandlerKind, Handlers};
 pub use pool::Pool;
 pub use print::default_text;
 pub use sections::{
-    Format, HostPods, Limits, Logging, Monitoring, Network, Paths, Stats, Streaming, Vm,
+    Format, HostPods, Limits, Logging, Monitoring, Network, Paths, Registries, Stats, Streaming, Vm,
 };
 
 /// Where the file is unless `--config` says otherwise.
@@ -53,6 +53,8 @@ pub struct Config {
     pub handlers: Handlers,
     /// Pods that may run on the host.
     pub host_pods: HostPods,
+    /// Registries that images are pulled from.
+    pub registries: Registries,
     /// The embedded pod network.
     pub network: Network,
     /// The streaming server.
@@ -304,6 +306,11 @@ mod tests {
             ("[streaming]\nidle_minutes = 0", "streaming.idle_minutes"),
             ("[logging]\nlevel = \"=x=[\"", "logging.level"),
             ("[stats]\ninterval_seconds = 0", "stats.interval_seconds"),
+            (
+                "[registries]\nlayers_at_once = 0",
+                "registries.layers_at_once",
+            ),
+            ("[registries]\nhosts_dir = \"here\"", "registries.hosts_dir"),
             ("[stats]\ntimeout_seconds = 61", "stats.timeout_seconds"),
             (
                 "[stats]\nclock_tolerance_ms = 0",

@@ -6,7 +6,7 @@ use super::Config;
 use super::handlers;
 use super::section::{Key, Section};
 use super::sections::{
-    HostPods, Limits, Logging, Monitoring, Network, Paths, Stats, Streaming, Vm,
+    HostPods, Limits, Logging, Monitoring, Network, Paths, Registries, Stats, Streaming, Vm,
 };
 
 /// The default configuration with everything explained: a file to begin with.
@@ -21,6 +21,7 @@ pub fn default_text() -> String {
     write_section::<Vm>(&mut text, &table, true);
     write_handlers(&mut text, &table, true);
     write_section::<HostPods>(&mut text, &table, true);
+    write_section::<Registries>(&mut text, &table, true);
     write_section::<Network>(&mut text, &table, true);
     write_section::<Streaming>(&mut text, &table, true);
     write_section::<Logging>(&mut text, &table, true);
@@ -38,6 +39,7 @@ pub(super) fn effective_text(config: &Config) -> String {
     write_section::<Vm>(&mut text, &table, false);
     write_handlers(&mut text, &table, false);
     write_section::<HostPods>(&mut text, &table, false);
+    write_section::<Registries>(&mut text, &table, false);
     write_section::<Network>(&mut text, &table, false);
     write_section::<Streaming>(&mut text, &table, false);
     write_section::<Logging>(&mut text, &table, false);

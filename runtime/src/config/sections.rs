@@ -89,6 +89,25 @@ section! {
 }
 
 section! {
+    /// Registries that images are pulled from.
+    ["registries"] Registries {
+        /// Where mirrors, certificates and headers of registries are: hosts.toml files as
+        /// containerd has them, in a directory for each registry. Empty: nowhere.
+        hosts_dir: PathBuf = "/etc/bulkhead/certs.d".into();
+        /// Credentials beside those that come with a request: a config.json as Docker has
+        /// it, with its credential helpers. Empty: none.
+        docker_config: PathBuf = PathBuf::new();
+        /// No registry is asked: to pull an image succeeds when it was imported.
+        offline: bool = false;
+        /// Layers of an image that are fetched at the same time.
+        layers_at_once: u32 = 3;
+        /// A download that got nothing for this long is made anew from where it broke off,
+        /// in seconds.
+        progress_timeout_seconds: u32 = 60;
+    }
+}
+
+section! {
     /// The embedded network: what pods get where no CNI configuration is given.
     ["network"] Network {
         /// The bridge that pods are on. Made if it is missing.

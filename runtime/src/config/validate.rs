@@ -37,6 +37,7 @@ pub(super) fn first_fault(config: &Config) -> Option<Fault> {
         .or_else(|| vm(config))
         .or_else(|| handlers(config))
         .or_else(|| host_pods(config))
+        .or_else(|| registries(config))
         .or_else(|| network(config))
         .or_else(|| streaming(config))
         .or_else(|| logging(config))
@@ -276,6 +277,31 @@ fn monitoring(config: &Config) -> Option<Fault> {
     }
     if monitoring.trace_per_million > 1_000_000 {
         return fault("monitoring", "trace_per_million", "must be 0 to 1000000");
+    }
+    None
+}
+
+fn registries(config: &Config) -> Option<Fault> {
+    let registries = &config.registries;
+    for (key, path) in [
+        ("hosts_dir", &registries.hosts_dir),
+        ("docker_config", &registries.docker_config),
+    ] {
+        if !path.as_os_str().is_empty() && !path.is_absolute() {
+            return fault("registries", key, "must be an absolute path, or empty");
+        }
+    }
+    for (key, value, max) in [
+        ("layers_at_once", registries.layers_at_once, 64),
+        (
+            "progress_timeout_seconds",
+            registries.progress_timeout_seconds,
+            3600,
+        ),
+    ] {
+        if value == 0 || value > max {
+            return fault("registries", key, format!("must be 1 to {max}"));
+        }
     }
     None
 }

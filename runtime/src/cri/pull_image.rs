@@ -1,25 +1,31 @@
-//! PullImage: in this version, of what was imported before.
+//! PullImage: from a registry.
 
 use bulkhead_cri_api::v1;
+use bulkhead_image::Reference;
+use bulkhead_registry::RequestAuth;
 
 use super::{Cri, required};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 
 pub(super) async fn pull_image(
     cri: &Cri,
     request: v1::PullImageRequest,
 ) -> Result<v1::PullImageResponse> {
-    let wanted = required(request.image, "image")?;
-    match cri.pods.images().resolve(&wanted.image) {
-        // The id, which Image.id and ContainerStatus.image_id are too.
-        Ok(image) => Ok(v1::PullImageResponse {
-            image_ref: image.id.to_string(),
-        }),
-        Err(error) if error.kind() == Kind::NotFound => Err(Error::not_found(format!(
-            "image {:?} was not imported, and this version can't pull from registries yet; save it \
-             to a file elsewhere and run `bulkhead image import FILE` on this node",
-            wanted.image
-        ))),
-        Err(error) => Err(error),
-    }
+    let wanted = required(request.image, "image")?.image;
+    let failed = |error: Error| error.while_(format!("pull image {wanted:?}"));
+    let reference =
+        Reference::parse(&wanted).map_err(|error| failed(Error::invalid(error.to_string())))?;
+    let auth = request.auth.map(|auth| RequestAuth {
+        username: auth.username,
+        password: auth.password,
+        auth: auth.auth,
+        server_address: auth.server_address,
+        identity_token: auth.identity_token,
+        registry_token: auth.registry_token,
+    });
+    let image = cri.pods.images().pull(reference, auth).await;
+    // The id, which Image.id and ContainerStatus.image_id are too.
+    Ok(v1::PullImageResponse {
+        image_ref: image.map_err(failed)?.id.to_string(),
+    })
 }

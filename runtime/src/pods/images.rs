@@ -4,15 +4,16 @@ use std::{any::Any, path::PathBuf, sync::Arc};
 
 use async_trait::async_trait;
 use bulkhead_image::{
-    Digest, FsInfo, Image, ImportOptions, ImportReport, Problem, Progress, Removed, Store,
+    Digest, FsInfo, Image, ImportOptions, ImportReport, Problem, Progress, Reference, Removed,
 };
+use bulkhead_registry::RequestAuth;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// Keeps an image's layers in place until it is dropped.
 pub type ImageHold = Box<dyn Any + Send + Sync>;
 
-/// Where images are. See [`bulkhead_image::Store`], which is the one.
+/// Where images are. See [`crate::images::NodeImages`], which is the one.
 #[async_trait]
 pub trait Images: Send + Sync {
     /// The image that a name, digest, id or beginning of an id means. From memory.
@@ -59,53 +60,12 @@ pub trait Images: Send + Sync {
         &self,
         path: PathBuf,
         options: ImportOptions,
-        progress: Box<dyn Fn(Progress) + Send>,
+        progress: Box<dyn Fn(Progress) + Send + Sync>,
     ) -> Result<ImportReport>;
-}
 
-#[async_trait]
-impl Images for Store {
-    fn resolve(&self, reference: &str) -> Result<Arc<Image>> {
-        if reference.is_empty() {
-            return Err(Error::invalid("the image name is empty"));
-        }
-        Ok(Store::resolve(self, reference)?)
-    }
-
-    fn list(&self) -> Vec<Arc<Image>> {
-        Store::list(self)
-    }
-
-    fn hold(&self, id: &Digest) -> Result<ImageHold> {
-        Ok(Box::new(Store::hold(self, id)?))
-    }
-
-    async fn remove(&self, reference: &str) -> Result<Removed> {
-        let (store, reference) = (self.clone(), reference.to_owned());
-        Ok(bulkhead_image::blocking(move || store.remove(&reference)).await?)
-    }
-
-    async fn collect(&self) -> Result<u64> {
-        let store = self.clone();
-        Ok(bulkhead_image::blocking(move || store.collect()).await?)
-    }
-
-    async fn fs_info(&self) -> Result<FsInfo> {
-        let store = self.clone();
-        Ok(bulkhead_image::blocking(move || store.fs_info()).await?)
-    }
-
-    fn problems(&self) -> Vec<Problem> {
-        Store::problems(self)
-    }
-
-    async fn import(
-        &self,
-        path: PathBuf,
-        options: ImportOptions,
-        progress: Box<dyn Fn(Progress) + Send>,
-    ) -> Result<ImportReport> {
-        let store = self.clone();
-        Ok(bulkhead_image::blocking(move || store.import(&path, &options, &progress)).await?)
-    }
+    /// Pulls an image from its registry, or a mirror of it.
+    ///
+    /// # Errors
+    /// No server gave it, or what it gave can't be used; the image is as before.
+    async fn pull(&self, reference: Reference, auth: Option<RequestAuth>) -> Result<Arc<Image>>;
 }

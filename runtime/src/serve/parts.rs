@@ -13,6 +13,7 @@ use crate::{
     cri::Node,
     doctor::kvm,
     error::{Error, Result},
+    images::NodeImages,
     observe::metrics::Metrics,
     paths::Paths,
     pods::{
@@ -46,7 +47,7 @@ pub(super) async fn assemble(
             records: Arc::new(records),
             launcher: Arc::new(launcher),
             network: Arc::new(network),
-            images: Arc::new(images),
+            images: Arc::new(NodeImages::new(images, &config.registries)),
             settings,
             metrics,
         });

@@ -8,8 +8,10 @@ use std::{
 
 use async_trait::async_trait;
 use bulkhead_image::{
-    Digest, FsInfo, Image, ImageConfig, ImportOptions, ImportReport, Problem, Progress, Removed,
+    Digest, FsInfo, Image, ImageConfig, ImportOptions, ImportReport, Problem, Progress, Reference,
+    Removed,
 };
+use bulkhead_registry::RequestAuth;
 
 use super::world::{Hand, World};
 use crate::{
@@ -150,11 +152,15 @@ impl Images for FakeImages {
         &self,
         path: PathBuf,
         _options: ImportOptions,
-        _progress: Box<dyn Fn(Progress) + Send>,
+        _progress: Box<dyn Fn(Progress) + Send + Sync>,
     ) -> Result<ImportReport> {
         Err(Error::invalid(format!(
             "{}: this store takes nothing in",
             path.display()
         )))
+    }
+
+    async fn pull(&self, reference: Reference, _auth: Option<RequestAuth>) -> Result<Arc<Image>> {
+        self.resolve(&reference.to_string())
     }
 }

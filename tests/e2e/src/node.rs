@@ -98,6 +98,7 @@ impl Node {
         let config = format!(
             "[paths]\nstate_dir = \"{state}\"\nrun_dir = \"{run}\"\nsocket = \"{socket}\"\n\
              kernel = \"{kernel}\"\nvmm = \"{vmm}\"\nagent = \"{agent}\"\n\
+             [registries]\noffline = true\n\
              [vm]\nboot_timeout_seconds = 300\nanswer_timeout_seconds = 300\n{extra}\n",
             state = node.state_dir().display(),
             run = node.run_dir().display(),

@@ -22,7 +22,8 @@ use crate::store::Inner;
 const REPORT_EVERY: u64 = 1 << 20;
 
 /// Sees to it that the layer is in the store. `open` is called if it has to be
-/// read, `report` with the compressed bytes read. Returns whether it was here.
+/// read, `report` with the compressed bytes read. Returns what was done: one layer, made
+/// or here already.
 ///
 /// Two imports that need one layer at the same time convert it once: the second
 /// waits for the first and, should that fail, does it itself.
@@ -32,15 +33,17 @@ pub(super) fn ensure(
     layer: &LayerSource,
     open: impl Fn() -> Result<Blob>,
     report: &dyn Fn(u64, u64),
-    totals: &mut Totals,
-) -> Result<bool> {
+) -> Result<Totals> {
     let mut state = store.lock();
     loop {
         if let Some(record) = state.layers.get(diff_id)
             && std::fs::metadata(store.layer_path(record))
                 .is_ok_and(|meta| meta.len() == record.erofs_bytes)
         {
-            return Ok(true);
+            return Ok(Totals {
+                reused: 1,
+                ..Totals::default()
+            });
         }
         if state.converting.insert(*diff_id) {
             break;
@@ -49,8 +52,7 @@ pub(super) fn ensure(
     }
     drop(state);
     let _turn = Turn { store, diff_id };
-    convert(store, diff_id, layer, open()?, report, totals)?;
-    Ok(false)
+    convert(store, diff_id, layer, open()?, report)
 }
 
 /// The right to convert a layer; others may when it is dropped.
@@ -72,8 +74,7 @@ fn convert(
     layer: &LayerSource,
     blob: Blob,
     report: &dyn Fn(u64, u64),
-    totals: &mut Totals,
-) -> Result<()> {
+) -> Result<Totals> {
     let what = || match &layer.expected {
         Some((digest, _)) => format!("layer {digest}"),
         None => format!("layer {:?}", layer.name),
@@ -89,9 +90,12 @@ fn convert(
     }
     let limits = &store.limits;
     let total = blob.size;
-    let decompress_error = |source| Error::Decompress {
-        layer: what(),
-        source,
+    let decompress_error = |source: io::Error| match Error::of_download(source) {
+        Ok(error) => error,
+        Err(source) => Error::Decompress {
+            layer: what(),
+            source,
+        },
     };
 
     let input = HashingReader::new(Reporting {
@@ -123,7 +127,6 @@ fn convert(
     // digest is the better explanation of whatever went wrong with the content.
     let drained = io::copy(decoder.get_mut(), &mut io::sink());
     let (digest, read, _) = decoder.into_input().finish();
-    totals.read += read;
     if let (Ok(_), Some((expected, _))) = (&drained, &layer.expected) {
         check_digest(what, expected, &digest)?;
     }
@@ -173,8 +176,12 @@ fn convert(
     })?;
     steps::reached("layer recorded");
     store.lock().layers.insert(*diff_id, record);
-    totals.written += converted.image_bytes;
-    Ok(())
+    Ok(Totals {
+        read,
+        written: converted.image_bytes,
+        converted: 1,
+        reused: 0,
+    })
 }
 
 /// A UUID from the layer's identity, of version 8 (RFC 9562, section 5.8).

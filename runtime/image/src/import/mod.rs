@@ -1,4 +1,4 @@
-//! Import of images from files.
+//! Import of images: from files, and from registries ([`pull`]).
 //!
 //! First the documents are read, which say what there is: names, configuration,
 //! layers ([`oci`], [`docker`]). Then each layer that the store does not have is
@@ -8,12 +8,14 @@
 mod docker;
 mod layer;
 mod oci;
+mod pull;
 mod source;
 #[cfg(test)]
 mod tests;
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::config::ImageConfig;
@@ -26,7 +28,8 @@ use crate::records::ImageRecord;
 use crate::reference::Reference;
 use crate::steps;
 use crate::store::{Inner, Pin, Store};
-use source::Source;
+pub use pull::{PullOptions, Repository};
+use source::{Blob, Source};
 
 /// What to import, and how.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -52,6 +55,9 @@ pub struct ImportReport {
     /// How long it took.
     pub elapsed: Duration,
 }
+
+/// Told of every step; from several threads at a time.
+pub type Report<'a> = dyn Fn(Progress) + Sync + 'a;
 
 /// A step of an import.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,7 +95,7 @@ pub enum Progress {
 impl Store {
     /// Imports every image in `path`: an OCI image layout (a directory), an OCI
     /// archive or a docker archive (a file, plain, gzip or zstd). Layers may be
-    /// plain, gzip or zstd. `progress` is called from the importing thread.
+    /// plain, gzip or zstd. `progress` is called from the importing threads.
     ///
     /// # Errors
     /// No image of the file is there then that was not before, and nothing that
@@ -98,7 +104,7 @@ impl Store {
         &self,
         path: &Path,
         options: &ImportOptions,
-        progress: &dyn Fn(Progress),
+        progress: &Report<'_>,
     ) -> Result<ImportReport> {
         let start = Instant::now();
         let result = self.inner.import(path, options, progress);
@@ -135,6 +141,21 @@ struct LayerSource {
     compression: Option<Compression>,
 }
 
+/// Where layers' bytes come from.
+trait Layers: Sync {
+    /// Opens a layer at its first byte.
+    fn open(&self, layer: &LayerSource) -> Result<Blob>;
+}
+
+impl Layers for Source {
+    fn open(&self, layer: &LayerSource) -> Result<Blob> {
+        let what = || Error::MissingBlob {
+            what: format!("layer {:?}", layer.name),
+        };
+        self.blob(&layer.name)?.ok_or_else(what)
+    }
+}
+
 #[derive(Default)]
 struct Totals {
     read: u64,
@@ -143,12 +164,21 @@ struct Totals {
     reused: usize,
 }
 
+impl Totals {
+    fn add(&mut self, other: &Self) {
+        self.read += other.read;
+        self.written += other.written;
+        self.converted += other.converted;
+        self.reused += other.reused;
+    }
+}
+
 impl Inner {
     fn import(
         self: &Arc<Self>,
         path: &Path,
         options: &ImportOptions,
-        progress: &dyn Fn(Progress),
+        progress: &Report<'_>,
     ) -> Result<ImportReport> {
         let limits = &self.limits;
         let source = Source::open(path, &self.tmp_dir(), limits)?;
@@ -183,7 +213,7 @@ impl Inner {
         // All files first, then all records: what fails, fails for every image.
         let prepared = found
             .iter()
-            .map(|image| self.prepare(&source, image, progress, &mut totals))
+            .map(|image| self.prepare(&source, image, 1, progress, &mut totals))
             .collect::<Result<Vec<_>>>()?;
         let mut images = Vec::new();
         for (record, _pins) in prepared {
@@ -203,9 +233,10 @@ impl Inner {
     /// Brings an image's files into the store. They stay while the pins live.
     fn prepare(
         self: &Arc<Self>,
-        source: &Source,
+        source: &dyn Layers,
         found: &Found,
-        progress: &dyn Fn(Progress),
+        layers_at_once: usize,
+        progress: &Report<'_>,
         totals: &mut Totals,
     ) -> Result<(ImageRecord, Vec<Pin>)> {
         let config = ImageConfig::parse(&found.config)?;
@@ -233,34 +264,7 @@ impl Inner {
             .chain(found.blobs.iter().map(|(digest, _)| digest));
         let pins: Vec<_> = pinned.map(|digest| self.pin(*digest)).collect();
 
-        for (index, (diff_id, layer)) in config.diff_ids.iter().zip(&found.layers).enumerate() {
-            let diff_id = *diff_id;
-            let open = || {
-                let what = || Error::MissingBlob {
-                    what: format!("layer {:?}", layer.name),
-                };
-                source.blob(&layer.name)?.ok_or_else(what)
-            };
-            let report = |done, total| {
-                progress(Progress::Layer {
-                    index,
-                    diff_id,
-                    done,
-                    total,
-                })
-            };
-            let reused = layer::ensure(self, &diff_id, layer, open, &report, totals)?;
-            *(if reused {
-                &mut totals.reused
-            } else {
-                &mut totals.converted
-            }) += 1;
-            progress(Progress::LayerDone {
-                index,
-                diff_id,
-                reused,
-            });
-        }
+        totals.add(&self.layers(source, found, &config.diff_ids, layers_at_once, progress)?);
         for (digest, bytes) in &found.blobs {
             files::write_durably(&self.blob_path(digest), &self.tmp_dir(), bytes)?;
             steps::reached("blob written");
@@ -280,6 +284,77 @@ impl Inner {
             .duration_since(SystemTime::UNIX_EPOCH)
             .map_or(0, |elapsed| elapsed.as_secs());
         Ok((record, pins))
+    }
+}
+
+impl Inner {
+    /// Brings an image's layers into the store, some at a time, base first.
+    fn layers(
+        self: &Arc<Self>,
+        source: &dyn Layers,
+        found: &Found,
+        diff_ids: &[Digest],
+        at_once: usize,
+        progress: &Report<'_>,
+    ) -> Result<Totals> {
+        let next = AtomicUsize::new(0);
+        let outcome = Mutex::new(Ok(Totals::default()));
+        let settle = |done: Result<Totals>| {
+            let mut outcome = outcome.lock().unwrap_or_else(PoisonError::into_inner);
+            match (&mut *outcome, done) {
+                (Ok(totals), Ok(done)) => totals.add(&done),
+                (Ok(_), Err(error)) => *outcome = Err(error),
+                // The first that failed is told of.
+                (Err(_), _) => {}
+            }
+            outcome.is_ok()
+        };
+        let work = || {
+            loop {
+                let index = next.fetch_add(1, Ordering::Relaxed);
+                let (Some(diff_id), Some(layer)) = (diff_ids.get(index), found.layers.get(index))
+                else {
+                    return;
+                };
+                if !settle(self.layer(source, index, diff_id, layer, progress)) {
+                    next.store(diff_ids.len(), Ordering::Relaxed);
+                }
+            }
+        };
+        let threads = at_once.clamp(1, diff_ids.len().max(1));
+        std::thread::scope(|scope| {
+            for _ in 1..threads {
+                scope.spawn(work);
+            }
+            work();
+        });
+        outcome.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn layer(
+        self: &Arc<Self>,
+        source: &dyn Layers,
+        index: usize,
+        diff_id: &Digest,
+        layer: &LayerSource,
+        progress: &Report<'_>,
+    ) -> Result<Totals> {
+        let diff_id = *diff_id;
+        let report = |done, total| {
+            progress(Progress::Layer {
+                index,
+                diff_id,
+                done,
+                total,
+            });
+        };
+        let done = layer::ensure(self, &diff_id, layer, || source.open(layer), &report)?;
+        progress(Progress::LayerDone {
+            index,
+            diff_id,
+            reused: done.reused > 0,
+        });
+        Ok(done)
     }
 }
 

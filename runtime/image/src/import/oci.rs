@@ -66,8 +66,37 @@ fn reference(source: &Source, text: &str) -> Result<Reference> {
     Reference::parse(&full).map_err(|source| Error::Reference { text: full, source })
 }
 
+/// Where an image's small documents come from.
+pub(super) trait Documents {
+    /// Reads one, of at most `limit` bytes, and checks it.
+    fn verified(&self, digest: &Digest, size: u64, limit: u64, kind: Kind) -> Result<Vec<u8>>;
+}
+
+/// What a document is: registries keep manifests apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Manifest,
+    Config,
+}
+
+impl Documents for Source {
+    fn verified(&self, digest: &Digest, size: u64, limit: u64, _: Kind) -> Result<Vec<u8>> {
+        self.verified(digest, size, limit)
+    }
+}
+
+/// Finds the variant for this machine of what a name stands for.
+pub(super) fn find_one(source: &dyn Documents, top: Descriptor, limits: &Limits) -> Result<Found> {
+    let resolver = Resolver {
+        source,
+        limits,
+        blobs: Vec::new(),
+    };
+    resolver.find(vec![top])
+}
+
 struct Resolver<'a> {
-    source: &'a Source,
+    source: &'a dyn Documents,
     limits: &'a Limits,
     blobs: Vec<(Digest, Vec<u8>)>,
 }
@@ -78,9 +107,12 @@ impl Resolver<'_> {
         let top_digest = top.digest;
         let manifest = self.manifest(top, 0)?;
         let config = &manifest.config;
-        let json = self
-            .source
-            .verified(&config.digest, config.size, self.limits.config_bytes)?;
+        let json = self.source.verified(
+            &config.digest,
+            config.size,
+            self.limits.config_bytes,
+            Kind::Config,
+        )?;
         self.blobs.push((config.digest, json.clone()));
         let layers = manifest.layers.iter().map(|layer| {
             Ok(LayerSource {
@@ -111,9 +143,9 @@ impl Resolver<'_> {
             });
         }
         let (digest, size) = (descriptor.digest, descriptor.size);
-        let json = self
-            .source
-            .verified(&digest, size, self.limits.manifest_bytes)?;
+        let json =
+            self.source
+                .verified(&digest, size, self.limits.manifest_bytes, Kind::Manifest)?;
         let document = Document::parse(&json, &format!("manifest {digest}"), self.limits)?;
         self.blobs.push((digest, json));
         match document {

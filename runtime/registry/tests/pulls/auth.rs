@@ -33,7 +33,9 @@ async fn basic() -> Server {
 }
 
 /// A token server, and a registry that wants its token.
-async fn bearer(token: impl Fn(&crate::server::Asked) -> Answer + Send + Sync + 'static) -> (Server, Server) {
+async fn bearer(
+    token: impl Fn(&crate::server::Asked) -> Answer + Send + Sync + 'static,
+) -> (Server, Server) {
     let tokens = Server::plain(token).await;
     let challenge = format!(
         "Bearer realm=\"http://{}/token\",service=\"the registry\",scope=\"repository:team/app:pull\"",
@@ -80,15 +82,27 @@ async fn the_requests_auth_field() {
     let repository = node.open_with(&auth("bWU6d29yZA==")).await;
     repository.tagged("1", MIB).await.unwrap();
     let reference = bulkhead_image::Reference::parse("r.example/team/app").unwrap();
-    let error = node.client.open(&reference, &auth("???")).await.unwrap_err();
+    let error = node
+        .client
+        .open(&reference, &auth("???"))
+        .await
+        .unwrap_err();
     assert!(error.to_string().contains("base64"), "{error}");
 }
 
 #[tokio::test]
 async fn a_token_for_anybody_and_one_for_credentials() {
     let (registry, tokens) = bearer(|asked| {
-        assert!(asked.target.contains("service=the+registry"), "{}", asked.target);
-        assert!(asked.target.contains("scope=repository%3Ateam%2Fapp%3Apull"));
+        assert!(
+            asked.target.contains("service=the+registry"),
+            "{}",
+            asked.target
+        );
+        assert!(
+            asked
+                .target
+                .contains("scope=repository%3Ateam%2Fapp%3Apull")
+        );
         match asked.header("authorization") {
             "" => Answer::new(200, "{\"token\":\"good\",\"expires_in\":60}"),
             BASIC => Answer::new(200, "{\"access_token\":\"good\"}"),
@@ -107,7 +121,10 @@ async fn a_token_for_anybody_and_one_for_credentials() {
     assert_eq!(tokens.asked().len(), 3);
     // The registry itself was never told the password.
     let log = registry.log.lock().unwrap();
-    assert!(log.iter().all(|asked| !asked.header("authorization").contains("Basic")));
+    assert!(
+        log.iter()
+            .all(|asked| !asked.header("authorization").contains("Basic"))
+    );
 }
 
 #[tokio::test]
@@ -134,7 +151,11 @@ async fn a_token_that_is_too_old_is_replaced() {
 async fn an_identity_token_is_exchanged() {
     let (registry, tokens) = bearer(|asked| {
         assert_eq!(asked.method, "POST");
-        assert!(asked.body.contains("grant_type=refresh_token"), "{}", asked.body);
+        assert!(
+            asked.body.contains("grant_type=refresh_token"),
+            "{}",
+            asked.body
+        );
         assert!(asked.body.contains("refresh_token=mine"), "{}", asked.body);
         Answer::new(200, "{\"access_token\":\"good\"}")
     })
@@ -179,7 +200,9 @@ async fn secrets_do_not_follow_a_redirect() {
         _ => Answer::new(401, "").header("WWW-Authenticate", "Basic"),
     })
     .await;
-    let repository = Node::new(&at(&registry)).open_with(&request("me", "word")).await;
+    let repository = Node::new(&at(&registry))
+        .open_with(&request("me", "word"))
+        .await;
     repository.tagged("1", MIB).await.unwrap();
     assert_eq!(elsewhere.asked().len(), 1);
 }
@@ -193,7 +216,10 @@ async fn a_mirror_is_not_told_what_is_for_the_registry() {
     let repository = node.open_with(&request("me", "word")).await;
     repository.tagged("1", MIB).await.unwrap();
     let log = mirror.log.lock().unwrap().clone();
-    assert!(log.iter().all(|asked| asked.header("authorization").is_empty()));
+    assert!(
+        log.iter()
+            .all(|asked| asked.header("authorization").is_empty())
+    );
     // Unless it is named.
     let mut named = request("me", "word");
     if let Some(request) = &mut named.request {
@@ -213,13 +239,39 @@ async fn dockers_configuration_is_read() {
         docker: Some(path.clone()),
         ..Sources::default()
     };
-    std::fs::write(&path, "{\"auths\":{\"https://r.example/v1/\":{\"auth\":\"bWU6d29yZA==\"}}}").unwrap();
-    node.open_with(&sources).await.tagged("1", MIB).await.unwrap();
-    std::fs::write(&path, "{\"auths\":{\"r.example\":{\"username\":\"me\",\"password\":\"no\"}}}").unwrap();
-    let error = node.open_with(&sources).await.tagged("1", MIB).await.unwrap_err();
+    std::fs::write(
+        &path,
+        "{\"auths\":{\"https://r.example/v1/\":{\"auth\":\"bWU6d29yZA==\"}}}",
+    )
+    .unwrap();
+    node.open_with(&sources)
+        .await
+        .tagged("1", MIB)
+        .await
+        .unwrap();
+    std::fs::write(
+        &path,
+        "{\"auths\":{\"r.example\":{\"username\":\"me\",\"password\":\"no\"}}}",
+    )
+    .unwrap();
+    let error = node
+        .open_with(&sources)
+        .await
+        .tagged("1", MIB)
+        .await
+        .unwrap_err();
     assert!(error.to_string().contains("config.json"), "{error}");
-    std::fs::write(&path, "{\"auths\":{\"other.example\":{\"auth\":\"bWU6d29yZA==\"}}}").unwrap();
-    let error = node.open_with(&sources).await.tagged("1", MIB).await.unwrap_err();
+    std::fs::write(
+        &path,
+        "{\"auths\":{\"other.example\":{\"auth\":\"bWU6d29yZA==\"}}}",
+    )
+    .unwrap();
+    let error = node
+        .open_with(&sources)
+        .await
+        .tagged("1", MIB)
+        .await
+        .unwrap_err();
     assert!(error.to_string().contains("without credentials"), "{error}");
     std::fs::write(&path, "{").unwrap();
     let reference = bulkhead_image::Reference::parse("r.example/team/app").unwrap();
@@ -245,8 +297,15 @@ async fn a_credential_helper_is_asked() {
     };
     let repository = node.open_with(&sources).await;
     repository.tagged("1", MIB).await.unwrap();
-    std::fs::write(&path, "{\"credHelpers\":{\"r.example\":\"../of-the-test\"}}").unwrap();
+    std::fs::write(
+        &path,
+        "{\"credHelpers\":{\"r.example\":\"../of-the-test\"}}",
+    )
+    .unwrap();
     let reference = bulkhead_image::Reference::parse("r.example/team/app").unwrap();
     let error = node.client.open(&reference, &sources).await.unwrap_err();
-    assert!(error.to_string().contains("no credential helper"), "{error}");
+    assert!(
+        error.to_string().contains("no credential helper"),
+        "{error}"
+    );
 }

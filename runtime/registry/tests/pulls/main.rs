@@ -1,10 +1,17 @@
 //! The client against servers that answer well, and badly.
 
+// Tests say what they expect by unwrapping it.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 mod auth;
 mod server;
 mod tls;
 
-use std::{path::Path, sync::atomic::{AtomicUsize, Ordering}, time::Duration};
+use std::{
+    path::Path,
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
 
 use bulkhead_image::{Digest, Reference};
 use bulkhead_registry::{Client, Error, Kind, Repository, Result, Settings, Sources};
@@ -12,20 +19,18 @@ use server::{Answer, Asked, Server};
 
 const MIB: u64 = 1 << 20;
 
-pub fn digest(bytes: &[u8]) -> Digest {
+pub(crate) fn digest(bytes: &[u8]) -> Digest {
     Digest::of(bytes)
 }
 
 /// A client with one `hosts.toml` for the registry `r.example`.
-pub struct Node {
+pub(crate) struct Node {
     directory: tempfile::TempDir,
-    pub client: Client,
+    pub(crate) client: Client,
 }
 
 impl Node {
-    pub fn new(hosts: &str) -> Self {
-        // Whichever test is first.
-        let _ = rustls::crypto::ring::default_provider().install_default();
+    pub(crate) fn new(hosts: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let own = directory.path().join("r.example");
         std::fs::create_dir(&own).unwrap();
@@ -37,21 +42,21 @@ impl Node {
         Self { directory, client }
     }
 
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.directory.path()
     }
 
-    pub async fn open(&self) -> Repository {
+    pub(crate) async fn open(&self) -> Repository {
         self.open_with(&Sources::default()).await
     }
 
-    pub async fn open_with(&self, sources: &Sources) -> Repository {
+    pub(crate) async fn open_with(&self, sources: &Sources) -> Repository {
         let reference = Reference::parse("r.example/team/app:1").unwrap();
         self.client.open(&reference, sources).await.unwrap()
     }
 }
 
-pub fn at(server: &Server) -> String {
+pub(crate) fn at(server: &Server) -> String {
     format!("server = \"http://{}\"\n", server.address)
 }
 
@@ -67,7 +72,10 @@ async fn bytes(repository: &Repository, digest: &Digest, size: u64) -> Result<Ve
 /// The part of a body that `Range` asks for.
 fn part(asked: &Asked, body: &[u8]) -> Answer {
     let range = asked.header("range");
-    match range.strip_prefix("bytes=").and_then(|it| it.strip_suffix('-')) {
+    match range
+        .strip_prefix("bytes=")
+        .and_then(|it| it.strip_suffix('-'))
+    {
         None => Answer::new(200, body),
         Some(begin) => {
             let begin: usize = begin.parse().unwrap();
@@ -87,19 +95,28 @@ async fn a_manifest_by_tag_and_by_digest() {
             Answer::new(200, body).header("Docker-Content-Digest", own.clone())
         }
         path if path.ends_with(&own) => Answer::new(200, body),
-        _ => Answer::new(404, "{\"errors\":[{\"code\":\"MANIFEST_UNKNOWN\",\"message\":\"no\"}]}"),
+        _ => Answer::new(
+            404,
+            "{\"errors\":[{\"code\":\"MANIFEST_UNKNOWN\",\"message\":\"no\"}]}",
+        ),
     })
     .await;
     let repository = Node::new(&at(&server)).open().await;
     let tagged = repository.tagged("1", MIB).await.unwrap();
-    assert_eq!((tagged.digest, tagged.bytes.as_slice()), (digest(body), &body[..]));
+    assert_eq!(
+        (tagged.digest, tagged.bytes.as_slice()),
+        (digest(body), &body[..])
+    );
     let by_digest = repository.by_digest(&digest(body), MIB).await.unwrap();
     assert_eq!(by_digest, tagged);
     let error = repository.tagged("2", MIB).await.unwrap_err();
     assert_eq!(error.kind(), Kind::NotFound);
     let text = error.to_string();
     let url = format!("http://{}/v2/team/app/manifests/2", server.address);
-    assert!(text.contains(&url) && text.contains("MANIFEST_UNKNOWN no"), "{text}");
+    assert!(
+        text.contains(&url) && text.contains("MANIFEST_UNKNOWN no"),
+        "{text}"
+    );
     assert!(text.contains("hosts.toml"), "{text}");
 }
 
@@ -107,12 +124,16 @@ async fn a_manifest_by_tag_and_by_digest() {
 async fn a_manifest_that_is_another_or_too_long_is_refused() {
     let server = Server::plain(|_| Answer::new(200, "not what was asked for")).await;
     let repository = Node::new(&at(&server)).open().await;
-    let error = repository.by_digest(&digest(b"wanted"), MIB).await.unwrap_err();
+    let error = repository
+        .by_digest(&digest(b"wanted"), MIB)
+        .await
+        .unwrap_err();
     assert_eq!(error.kind(), Kind::Corrupt);
     let error = repository.tagged("1", 5).await.unwrap_err();
     assert!(error.to_string().contains("longer than 5 bytes"), "{error}");
     let lying = Server::plain(|_| {
-        Answer::new(200, "one thing").header("Docker-Content-Digest", digest(b"another").to_string())
+        Answer::new(200, "one thing")
+            .header("Docker-Content-Digest", digest(b"another").to_string())
     })
     .await;
     let repository = Node::new(&at(&lying)).open().await;
@@ -157,7 +178,12 @@ async fn a_mirror_does_what_it_may() {
 async fn without_fallback_nobody_else_is_asked() {
     let empty = Server::plain(|_| Answer::new(404, "")).await;
     let hosts = format!("no_fallback = true\n[host.\"http://{}\"]\n", empty.address);
-    let error = Node::new(&hosts).open().await.tagged("1", MIB).await.unwrap_err();
+    let error = Node::new(&hosts)
+        .open()
+        .await
+        .tagged("1", MIB)
+        .await
+        .unwrap_err();
     let Error::Failed { attempts, .. } = &error else {
         panic!("{error}");
     };
@@ -191,7 +217,8 @@ async fn a_server_that_sends_in_circles_is_left() {
     let error = repository.tagged("1", MIB).await.unwrap_err();
     assert!(error.to_string().contains("sends on more than"), "{error}");
     assert_eq!(server.asked().len(), 6);
-    let files = Server::plain(|_| Answer::new(302, "").header("Location", "file:///etc/passwd")).await;
+    let files =
+        Server::plain(|_| Answer::new(302, "").header("Location", "file:///etc/passwd")).await;
     let repository = Node::new(&at(&files)).open().await;
     let error = repository.tagged("1", MIB).await.unwrap_err();
     assert!(error.to_string().contains("not safe"), "{error}");

@@ -3,6 +3,7 @@
 
 use std::{
     collections::HashMap,
+    fmt::Write as _,
     net::SocketAddr,
     sync::{Arc, Mutex},
 };
@@ -16,39 +17,39 @@ use tokio_rustls::TlsAcceptor;
 
 /// What a client asked.
 #[derive(Debug, Clone)]
-pub struct Asked {
+pub(crate) struct Asked {
     /// Path and query.
-    pub target: String,
-    pub method: String,
+    pub(crate) target: String,
+    pub(crate) method: String,
     /// By lower-case names.
-    pub headers: HashMap<String, String>,
-    pub body: String,
+    pub(crate) headers: HashMap<String, String>,
+    pub(crate) body: String,
 }
 
 impl Asked {
-    pub fn path(&self) -> &str {
+    pub(crate) fn path(&self) -> &str {
         self.target.split('?').next().unwrap()
     }
 
-    pub fn header(&self, name: &str) -> &str {
+    pub(crate) fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", String::as_str)
     }
 }
 
 /// What it is answered.
 #[derive(Debug, Clone, Default)]
-pub struct Answer {
-    pub status: u16,
-    pub headers: Vec<(String, String)>,
-    pub body: Vec<u8>,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: Vec<u8>,
     /// Only so much of the body is sent, and the connection closed.
-    pub cut: Option<usize>,
+    pub(crate) cut: Option<usize>,
     /// Nothing is sent for ever.
-    pub silent: bool,
+    pub(crate) silent: bool,
 }
 
 impl Answer {
-    pub fn new(status: u16, body: impl Into<Vec<u8>>) -> Self {
+    pub(crate) fn new(status: u16, body: impl Into<Vec<u8>>) -> Self {
         Self {
             status,
             body: body.into(),
@@ -56,12 +57,12 @@ impl Answer {
         }
     }
 
-    pub fn header(mut self, name: &str, value: impl Into<String>) -> Self {
+    pub(crate) fn header(mut self, name: &str, value: impl Into<String>) -> Self {
         self.headers.push((name.to_owned(), value.into()));
         self
     }
 
-    pub fn cut(mut self, at: usize) -> Self {
+    pub(crate) fn cut(mut self, at: usize) -> Self {
         self.cut = Some(at);
         self
     }
@@ -69,9 +70,9 @@ impl Answer {
     fn head(&self) -> String {
         let mut head = format!("HTTP/1.1 {} x\r\n", self.status);
         for (name, value) in &self.headers {
-            head.push_str(&format!("{name}: {value}\r\n"));
+            let _ = write!(head, "{name}: {value}\r\n");
         }
-        head.push_str(&format!("content-length: {}\r\n\r\n", self.body.len()));
+        let _ = write!(head, "content-length: {}\r\n\r\n", self.body.len());
         head
     }
 }
@@ -79,9 +80,9 @@ impl Answer {
 type Handler = dyn Fn(&Asked) -> Answer + Send + Sync;
 
 /// A server on a loopback port; ends when it is dropped.
-pub struct Server {
-    pub address: SocketAddr,
-    pub log: Arc<Mutex<Vec<Asked>>>,
+pub(crate) struct Server {
+    pub(crate) address: SocketAddr,
+    pub(crate) log: Arc<Mutex<Vec<Asked>>>,
     task: JoinHandle<()>,
 }
 
@@ -92,11 +93,11 @@ impl Drop for Server {
 }
 
 impl Server {
-    pub async fn plain(handler: impl Fn(&Asked) -> Answer + Send + Sync + 'static) -> Self {
+    pub(crate) async fn plain(handler: impl Fn(&Asked) -> Answer + Send + Sync + 'static) -> Self {
         Self::start(None, handler).await
     }
 
-    pub async fn tls(
+    pub(crate) async fn tls(
         acceptor: TlsAcceptor,
         handler: impl Fn(&Asked) -> Answer + Send + Sync + 'static,
     ) -> Self {
@@ -131,7 +132,7 @@ impl Server {
     }
 
     /// What was asked so far, as `METHOD target`.
-    pub fn asked(&self) -> Vec<String> {
+    pub(crate) fn asked(&self) -> Vec<String> {
         let log = self.log.lock().unwrap();
         log.iter()
             .map(|asked| format!("{} {}", asked.method, asked.target))
@@ -171,7 +172,9 @@ async fn request<S: AsyncRead + Unpin>(stream: &mut S) -> Option<Asked> {
         .filter_map(|line| line.split_once(':'))
         .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
         .collect();
-    let length = headers.get("content-length").map_or(0, |it| it.parse().unwrap());
+    let length = headers
+        .get("content-length")
+        .map_or(0, |it| it.parse().unwrap());
     let mut body = vec![0; length];
     stream.read_exact(&mut body).await.ok()?;
     Some(Asked {

@@ -44,7 +44,9 @@ impl Authority {
             true => {
                 let mut roots = RootCertStore::empty();
                 roots.add(self.0.der().clone()).unwrap();
-                let verifier = WebPkiClientVerifier::builder(Arc::new(roots)).build().unwrap();
+                let verifier = WebPkiClientVerifier::builder(Arc::new(roots))
+                    .build()
+                    .unwrap();
                 ServerConfig::builder().with_client_cert_verifier(verifier)
             }
         };
@@ -77,7 +79,11 @@ async fn a_custom_authority() {
 
     let node = Node::new(&file(&server, "ca = \"ca.pem\"\n"));
     let reference = bulkhead_image::Reference::parse("r.example/team/app").unwrap();
-    let error = node.client.open(&reference, &<_>::default()).await.unwrap_err();
+    let error = node
+        .client
+        .open(&reference, &<_>::default())
+        .await
+        .unwrap_err();
     assert!(error.to_string().contains("ca.pem"), "{error}");
     authority.write(&node.path().join("r.example/ca.pem"));
     node.open().await.tagged("1", MIB).await.unwrap();

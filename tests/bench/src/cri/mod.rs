@@ -97,19 +97,27 @@ async fn measure(options: &Options, addresses: Vec<Address>) -> Result<Report> {
     );
     let mut report = Report::new(conditions.clone());
     let mut targets = Vec::new();
+    let mut sandboxes = Vec::new();
     for address in addresses {
         let target = Target::connect(address, &options.image).await?;
         // One pod that does not count: caches are warm then, and a runtime that can
         // run no pods here is known.
         let mut unused = Report::new(conditions.clone());
         let first = cycles::once(&target, "first", &mut unused);
-        match tokio::time::timeout(FIRST_POD, first).await {
-            Ok(Ok(())) => targets.push(target),
-            Ok(Err(error)) => report.leave_out(&target.name, &format!("{error:#}")),
-            Err(_) => report.leave_out(
-                &target.name,
-                &format!("its first pod was not done after {FIRST_POD:?}"),
-            ),
+        let why = match tokio::time::timeout(FIRST_POD, first).await {
+            Ok(Ok(())) => {
+                targets.push(target);
+                continue;
+            }
+            Ok(Err(error)) => format!("{error:#}"),
+            Err(_) => format!("its first pod was not done after {FIRST_POD:?}"),
+        };
+        let first = cycles::sandbox(&target, "first-sandbox", &mut unused);
+        if let Ok(Ok(())) = tokio::time::timeout(FIRST_POD, first).await {
+            report.leave_out(&format!("{}: containers", target.name), &why);
+            sandboxes.push(target);
+        } else {
+            report.leave_out(&target.name, &why);
         }
     }
     ensure!(
@@ -121,6 +129,9 @@ async fn measure(options: &Options, addresses: Vec<Address>) -> Result<Report> {
     for run in 0..options.cycles {
         for target in &targets {
             cycles::once(target, &format!("cycle-{run}"), &mut report).await?;
+        }
+        for target in &sandboxes {
+            cycles::sandbox(target, &format!("cycle-{run}"), &mut report).await?;
         }
     }
     for target in &targets {

@@ -177,14 +177,14 @@ fn names() {
 fn progress_is_told() {
     let bench = Bench::new();
     let path = bench.write("image.tar", &simple().archive());
-    let events = std::cell::RefCell::new(Vec::new());
+    let events = std::sync::Mutex::new(Vec::new());
     bench
         .store
         .import(&path, &ImportOptions::default(), &|event| {
-            events.borrow_mut().push(event)
+            events.lock().unwrap().push(event)
         })
         .unwrap();
-    let events = events.into_inner();
+    let events = events.into_inner().unwrap();
     assert!(
         matches!(&events[0], Progress::Image { name, layers: 3 } if name == "registry.test/app:v1")
     );
