@@ -15,6 +15,8 @@ use crate::{
 
 /// How often a download may break off without a byte in between.
 const BREAKS_MAX: u32 = 5;
+/// How often in all: a server that sends a byte at a time is left.
+const BREAKS_IN_ALL_MAX: u32 = 200;
 
 /// A download. Nothing is verified here: whoever stores it does that as it comes.
 #[derive(Debug)]
@@ -25,12 +27,13 @@ pub struct Blob {
     size: u64,
     /// How much has been given out.
     offset: u64,
-    response: Option<Response>,
+    /// What is being read, and from which server.
+    response: Option<(Response, usize)>,
     /// Of an answer that had to be passed over in part: what comes first.
     rest: Option<Bytes>,
     /// Breaks since the last byte.
     breaks: u32,
-    attempts: Vec<Attempt>,
+    breaks_in_all: u32,
 }
 
 impl Blob {
@@ -44,7 +47,7 @@ impl Blob {
             response: None,
             rest: None,
             breaks: 0,
-            attempts: Vec::new(),
+            breaks_in_all: 0,
         }
     }
 
@@ -57,7 +60,7 @@ impl Blob {
             if self.response.is_none() {
                 self.response = Some(self.open().await?);
             }
-            let Some(response) = &mut self.response else {
+            let Some((response, _)) = &mut self.response else {
                 continue;
             };
             let next = match self.rest.take() {
@@ -82,13 +85,13 @@ impl Blob {
     }
 
     /// Opens it at the offset, at the first server that gives it.
-    async fn open(&mut self) -> Result<Response> {
+    async fn open(&mut self) -> Result<(Response, usize)> {
         let what = format!("blobs/{}", self.digest);
         let mut failed = Vec::new();
         // One that broke off is not the first to be asked again.
         let turn = usize::try_from(self.breaks).unwrap_or(0);
         let order = (0..self.servers.len()).map(|n| (n + turn) % self.servers.len());
-        for server in order.filter_map(|n| self.servers.get(n)) {
+        for (n, server) in order.filter_map(|n| Some((n, self.servers.get(n)?))) {
             let mut headers = HeaderMap::new();
             if self.offset > 0
                 && let Ok(range) = HeaderValue::from_str(&format!("bytes={}-", self.offset))
@@ -105,7 +108,7 @@ impl Blob {
             match come_to(&mut response, self.offset).await {
                 Ok(rest) => {
                     self.rest = rest;
-                    return Ok(response);
+                    return Ok((response, n));
                 }
                 Err(why) => {
                     let url = server.endpoint.url(&self.repository, &what);
@@ -118,18 +121,17 @@ impl Blob {
 
     fn broke(&mut self, why: String) -> Result<()> {
         self.breaks += 1;
-        let url = self.response.take().map(|response| response.url().clone());
+        self.breaks_in_all += 1;
         tracing::debug!(digest = %self.digest, offset = self.offset, why, "download broke off");
-        if let (Some(server), Some(url)) = (self.servers.first(), url) {
-            self.attempts
-                .push(server.attempt(&url, Kind::Unavailable, why));
-        }
-        if self.breaks < BREAKS_MAX {
-            self.attempts.clear();
+        let broken = self.response.take();
+        if self.breaks < BREAKS_MAX && self.breaks_in_all < BREAKS_IN_ALL_MAX {
             return Ok(());
         }
-        let attempts = std::mem::take(&mut self.attempts);
-        Err(self.failed(attempts))
+        let attempt = broken.and_then(|(response, n)| {
+            let server = self.servers.get(n)?;
+            Some(server.attempt(response.url(), Kind::Unavailable, why))
+        });
+        Err(self.failed(attempt.into_iter().collect()))
     }
 
     fn failed(&self, attempts: Vec<Attempt>) -> Error {
@@ -175,7 +177,7 @@ async fn come_to(
 }
 
 /// Where a part begins (RFC 9110, section 14.4).
-fn begin(range: &str) -> Option<u64> {
+pub(crate) fn begin(range: &str) -> Option<u64> {
     let (begin, _) = range.strip_prefix("bytes ")?.split_once('-')?;
     begin.parse().ok()
 }

@@ -8,6 +8,8 @@ use crate::hosts::Tls;
 
 /// Until a connection stands, TLS and all.
 const DIAL: Duration = Duration::from_secs(30);
+/// A connection that nobody uses is closed: the next pull may be hours away.
+const IDLE: Duration = Duration::from_secs(5);
 const AGENT: &str = concat!("bulkhead/", env!("CARGO_PKG_VERSION"));
 /// The largest file of certificates, in bytes.
 const PEM_MAX: u64 = 4 << 20;
@@ -49,6 +51,7 @@ fn build(tls: &Tls, dial: Duration, progress: Duration) -> Result<Client, String
         .user_agent(AGENT)
         .connect_timeout(dial)
         .read_timeout(progress)
+        .pool_idle_timeout(IDLE)
         // Followed by hand: credentials stay with who they are for.
         .redirect(redirect::Policy::none())
         // Content is verified as it is stored.

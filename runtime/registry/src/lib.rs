@@ -23,6 +23,7 @@ mod client;
 mod credentials;
 mod endpoint;
 mod error;
+pub mod fuzz;
 mod hosts;
 mod http;
 mod retry;

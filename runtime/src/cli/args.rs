@@ -227,6 +227,8 @@ pub enum ImageAction {
         #[arg(short, long)]
         quiet: bool,
     },
+    /// Pull images from their registries, or mirrors of them
+    Pull(PullArgs),
     /// List the images on this node
     Ls(OutputArgs),
     /// Remove images
@@ -235,6 +237,18 @@ pub enum ImageAction {
         #[arg(required = true)]
         images: Vec<String>,
     },
+}
+
+/// `bulkhead image pull`
+#[derive(Debug, Args)]
+pub struct PullArgs {
+    /// Names, as in a pod's specification
+    #[arg(required = true)]
+    pub images: Vec<String>,
+
+    /// User name at the registry; its password is asked for, or read from standard input
+    #[arg(short, long, value_name = "NAME")]
+    pub username: Option<String>,
 }
 
 /// `bulkhead config`

@@ -17,7 +17,7 @@ use super::args::{ImageAction, ImageArgs, OutputArgs};
 use super::client::{Daemon, in_words};
 use super::names::short_id;
 use super::quantity::human_bytes;
-use super::{Outcome, output};
+use super::{Outcome, output, pull};
 
 /// Bytes of an archive in a message; the protocol allows 1 MiB.
 const CHUNK: usize = 256 << 10;
@@ -30,6 +30,7 @@ pub(super) async fn image(socket: &Path, args: ImageArgs) -> Outcome {
         ImageAction::Import { file, name, quiet } => {
             import(&mut daemon, &file, name.unwrap_or_default(), quiet).await?;
         }
+        ImageAction::Pull(args) => pull::pull(&mut daemon, args).await?,
         ImageAction::Ls(OutputArgs { output }) => {
             let images = list(&mut daemon).await?;
             let columns = ["IMAGE", "ID", "SIZE"];
@@ -255,7 +256,7 @@ fn choose(images: &[Image], wanted: &str) -> Result<String> {
             };
             bail!(
                 "there is no image {wanted:?} on this node ({known}); bring it in with `bulkhead \
-                 image import FILE`"
+                 image pull NAME` or `bulkhead image import FILE`"
             )
         }
         several => {

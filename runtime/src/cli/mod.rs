@@ -18,6 +18,7 @@ mod names;
 mod output;
 mod process;
 mod ps;
+mod pull;
 mod quantity;
 mod resolv;
 mod run;

@@ -118,27 +118,13 @@ impl Archive {
     }
 
     /// The archive's bytes. `config` is the image configuration's `config` object.
-    pub fn finish(mut self, reference: &str, config: serde_json::Value) -> Result<Vec<u8>> {
-        let image = serde_json::to_vec(&json!({
-            "architecture": "amd64", "os": "linux", "config": config,
-            "rootfs": { "type": "layers", "diff_ids": self.diff_ids },
-        }))?;
-        let image_digest = digest(&image);
-        let manifest = serde_json::to_vec(&json!({
-            "schemaVersion": 2,
-            "mediaType": "application/vnd.oci.image.manifest.v1+json",
-            "config": {
-                "mediaType": "application/vnd.oci.image.config.v1+json",
-                "digest": format!("sha256:{image_digest}"), "size": image.len(),
-            },
-            "layers": self.layers,
-        }))?;
-        let manifest_digest = digest(&manifest);
+    pub fn finish(self, reference: &str, config: serde_json::Value) -> Result<Vec<u8>> {
+        let image = self.build(config)?;
         let index = serde_json::to_vec(&json!({
             "schemaVersion": 2,
             "manifests": [{
-                "mediaType": "application/vnd.oci.image.manifest.v1+json",
-                "digest": format!("sha256:{manifest_digest}"), "size": manifest.len(),
+                "mediaType": MANIFEST, "digest": image.manifest_digest(),
+                "size": image.manifest.len(),
                 "platform": { "architecture": "amd64", "os": "linux" },
                 // The second is what containerd takes a whole reference from.
                 "annotations": {
@@ -147,16 +133,56 @@ impl Archive {
                 },
             }],
         }))?;
-        self.blobs.insert(image_digest, image);
-        self.blobs.insert(manifest_digest, manifest);
-
         let mut outer = Layer::default()
             .file("oci-layout", 0o644, br#"{"imageLayoutVersion":"1.0.0"}"#)?
             .file("index.json", 0o644, &index)?;
-        for (name, blob) in &self.blobs {
+        let manifest = (digest(&image.manifest), image.manifest);
+        for (name, blob) in image.blobs.iter().chain([(&manifest.0, &manifest.1)]) {
             outer = outer.file(&format!("blobs/sha256/{name}"), 0o644, blob)?;
         }
         outer.finish()
+    }
+
+    /// The image as it is in a registry.
+    pub fn build(mut self, config: serde_json::Value) -> Result<Built> {
+        let image = serde_json::to_vec(&json!({
+            "architecture": "amd64", "os": "linux", "config": config,
+            "rootfs": { "type": "layers", "diff_ids": self.diff_ids },
+        }))?;
+        let image_digest = digest(&image);
+        let manifest = serde_json::to_vec(&json!({
+            "schemaVersion": 2,
+            "mediaType": MANIFEST,
+            "config": {
+                "mediaType": "application/vnd.oci.image.config.v1+json",
+                "digest": format!("sha256:{image_digest}"), "size": image.len(),
+            },
+            "layers": self.layers,
+        }))?;
+        self.blobs.insert(image_digest, image);
+        Ok(Built {
+            manifest,
+            blobs: self.blobs,
+        })
+    }
+}
+
+/// An image: its manifest, and its blobs by their digests in hex.
+#[derive(Clone)]
+pub struct Built {
+    /// The manifest's bytes.
+    pub manifest: Vec<u8>,
+    /// Configuration and layers.
+    pub blobs: BTreeMap<String, Vec<u8>>,
+}
+
+/// The media type of a [`Built::manifest`].
+pub const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+
+impl Built {
+    /// As references have it.
+    pub fn manifest_digest(&self) -> String {
+        format!("sha256:{}", digest(&self.manifest))
     }
 }
 

@@ -78,8 +78,23 @@ pub struct Node {
 
 impl Node {
     /// A node with its directories below `/run/<name>` and `/var/lib/<name>`, and
-    /// `extra` appended to its configuration file. Not yet started.
+    /// `extra` appended to its configuration file. It asks no registry. Not yet started.
     pub fn new(programs: &Programs, name: &str, extra: &str) -> Result<Self> {
+        let node = Self::prepare(programs, name)?;
+        node.configure("offline = true", extra)?;
+        Ok(node)
+    }
+
+    /// The same, but it asks the registries that are described in [`Node::hosts_dir`].
+    pub fn new_online(programs: &Programs, name: &str, extra: &str) -> Result<Self> {
+        let node = Self::prepare(programs, name)?;
+        fs::create_dir_all(node.hosts_dir())?;
+        let hosts = format!("hosts_dir = {:?}", node.hosts_dir());
+        node.configure(&hosts, extra)?;
+        Ok(node)
+    }
+
+    fn prepare(programs: &Programs, name: &str) -> Result<Self> {
         let node = Self {
             programs: programs.clone(),
             // A tmpfs of the test host: its root is an overlay, and host pods' upper
@@ -95,20 +110,29 @@ impl Node {
                 .with_context(|| format!("emptying {}", node.root.display()))?;
         }
         fs::create_dir_all(node.root.join("logs"))?;
+        Ok(node)
+    }
+
+    fn configure(&self, registries: &str, extra: &str) -> Result<()> {
+        let programs = &self.programs;
         let config = format!(
             "[paths]\nstate_dir = \"{state}\"\nrun_dir = \"{run}\"\nsocket = \"{socket}\"\n\
              kernel = \"{kernel}\"\nvmm = \"{vmm}\"\nagent = \"{agent}\"\n\
-             [registries]\noffline = true\n\
+             [registries]\n{registries}\n\
              [vm]\nboot_timeout_seconds = 300\nanswer_timeout_seconds = 300\n{extra}\n",
-            state = node.state_dir().display(),
-            run = node.run_dir().display(),
-            socket = node.socket().display(),
+            state = self.state_dir().display(),
+            run = self.run_dir().display(),
+            socket = self.socket().display(),
             kernel = programs.kernel.display(),
             vmm = programs.vmm.display(),
             agent = programs.agent.display(),
         );
-        fs::write(node.config(), config)?;
-        Ok(node)
+        Ok(fs::write(self.config(), config)?)
+    }
+
+    /// Where it finds what stands in for registries.
+    pub fn hosts_dir(&self) -> PathBuf {
+        self.root.join("certs.d")
     }
 
     /// Its configuration file.

@@ -108,15 +108,20 @@ impl Store {
     ) -> Result<ImportReport> {
         let start = Instant::now();
         let result = self.inner.import(path, options, progress);
+        self.or_sweep(result).map(|report| ImportReport {
+            elapsed: start.elapsed(),
+            ..report
+        })
+    }
+
+    /// Deletes what a failed import left.
+    fn or_sweep(&self, result: Result<ImportReport>) -> Result<ImportReport> {
         if result.is_err()
             && let Err(error) = self.inner.sweep(&mut self.inner.lock())
         {
             tracing::warn!(%error, "left-overs of a failed import stay until the next collection");
         }
-        result.map(|report| ImportReport {
-            elapsed: start.elapsed(),
-            ..report
-        })
+        result
     }
 }
 

@@ -63,8 +63,8 @@ impl Store {
     /// machine. `progress` is called from several threads.
     ///
     /// # Errors
-    /// The image is not there then, unless it was before. Layers that came whole stay
-    /// until the next collection, so that another pull does not fetch them again.
+    /// The image is not there then, unless it was before, and nothing that was written
+    /// for it stays.
     pub fn pull(
         &self,
         reference: &Reference,
@@ -73,8 +73,8 @@ impl Store {
         progress: &Report<'_>,
     ) -> Result<ImportReport> {
         let start = Instant::now();
-        let report = self.inner.pull(reference, repository, options, progress)?;
-        Ok(ImportReport {
+        let result = self.inner.pull(reference, repository, options, progress);
+        self.or_sweep(result).map(|report| ImportReport {
             elapsed: start.elapsed(),
             ..report
         })

@@ -4,10 +4,9 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use bulkhead_registry::{Kind, RequestAuth, Sources};
 
-use crate::{
-    MIB, Node, at,
-    server::{Answer, Server},
-};
+use bulkhead_test_registry::{Answer, Server};
+
+use crate::{MIB, Node, at};
 
 /// `me:word` in base64.
 const BASIC: &str = "Basic bWU6d29yZA==";
@@ -34,7 +33,7 @@ async fn basic() -> Server {
 
 /// A token server, and a registry that wants its token.
 async fn bearer(
-    token: impl Fn(&crate::server::Asked) -> Answer + Send + Sync + 'static,
+    token: impl Fn(&bulkhead_test_registry::Asked) -> Answer + Send + Sync + 'static,
 ) -> (Server, Server) {
     let tokens = Server::plain(token).await;
     let challenge = format!(
@@ -120,7 +119,7 @@ async fn a_token_for_anybody_and_one_for_credentials() {
     assert!(error.to_string().contains("token server"), "{error}");
     assert_eq!(tokens.asked().len(), 3);
     // The registry itself was never told the password.
-    let log = registry.log.lock().unwrap();
+    let log = registry.log();
     assert!(
         log.iter()
             .all(|asked| !asked.header("authorization").contains("Basic"))
@@ -215,7 +214,7 @@ async fn a_mirror_is_not_told_what_is_for_the_registry() {
     let node = Node::new(&hosts);
     let repository = node.open_with(&request("me", "word")).await;
     repository.tagged("1", MIB).await.unwrap();
-    let log = mirror.log.lock().unwrap().clone();
+    let log = mirror.log();
     assert!(
         log.iter()
             .all(|asked| asked.header("authorization").is_empty())

@@ -4,7 +4,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod auth;
-mod server;
 mod tls;
 
 use std::{
@@ -15,7 +14,7 @@ use std::{
 
 use bulkhead_image::{Digest, Reference};
 use bulkhead_registry::{Client, Error, Kind, Repository, Result, Settings, Sources};
-use server::{Answer, Asked, Server};
+use bulkhead_test_registry::{Answer, Asked, Server};
 
 const MIB: u64 = 1 << 20;
 
@@ -67,22 +66,6 @@ async fn bytes(repository: &Repository, digest: &Digest, size: u64) -> Result<Ve
         all.extend_from_slice(&chunk);
     }
     Ok(all)
-}
-
-/// The part of a body that `Range` asks for.
-fn part(asked: &Asked, body: &[u8]) -> Answer {
-    let range = asked.header("range");
-    match range
-        .strip_prefix("bytes=")
-        .and_then(|it| it.strip_suffix('-'))
-    {
-        None => Answer::new(200, body),
-        Some(begin) => {
-            let begin: usize = begin.parse().unwrap();
-            let range = format!("bytes {begin}-{}/{}", body.len() - 1, body.len());
-            Answer::new(206, &body[begin..]).header("Content-Range", range)
-        }
-    }
 }
 
 #[tokio::test]
@@ -229,7 +212,7 @@ fn flaky(fails: Vec<Answer>, body: &'static [u8]) -> impl Fn(&Asked) -> Answer {
     let turn = AtomicUsize::new(0);
     move |asked| match fails.get(turn.fetch_add(1, Ordering::Relaxed)) {
         Some(fail) => fail.clone(),
-        None => part(asked, body),
+        None => Answer::part_of(body, asked),
     }
 }
 
@@ -277,7 +260,7 @@ async fn a_download_goes_on_where_it_broke_off() {
     let server = Server::plain(flaky(vec![cut(4), silent, later], BODY)).await;
     let repository = Node::new(&at(&server)).open().await;
     assert_eq!(bytes(&repository, &digest(BODY), 20).await.unwrap(), BODY);
-    let log = server.log.lock().unwrap();
+    let log = server.log();
     let ranges: Vec<_> = log.iter().map(|asked| asked.header("range")).collect();
     assert_eq!(ranges, ["", "bytes=4-", "bytes=4-", "bytes=10-"]);
 }
@@ -298,7 +281,7 @@ async fn a_server_without_parts_sends_all_of_it_again() {
 async fn another_server_goes_on_with_it() {
     static BODY: &[u8] = b"0123456789abcdefghij";
     let first = Server::plain(|_| Answer::new(200, BODY).cut(7)).await;
-    let second = Server::plain(|asked| part(asked, BODY)).await;
+    let second = Server::plain(|asked| Answer::part_of(BODY, asked)).await;
     let hosts = format!("{}[host.\"http://{}\"]\n", at(&second), first.address);
     let repository = Node::new(&hosts).open().await;
     assert_eq!(bytes(&repository, &digest(BODY), 20).await.unwrap(), BODY);
@@ -312,6 +295,16 @@ async fn one_that_always_breaks_off_is_left() {
     let error = bytes(&repository, &digest(b"x"), 10).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Unavailable, "{error}");
     assert!(server.asked().len() <= 8, "{:?}", server.asked());
+}
+
+#[tokio::test]
+async fn one_that_sends_a_byte_at_a_time_is_left() {
+    static BODY: &[u8] = &[7; 1000];
+    let server = Server::plain(|asked| Answer::part_of(BODY, asked).cut(1)).await;
+    let repository = Node::new(&at(&server)).open().await;
+    let error = bytes(&repository, &digest(b"x"), 1000).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Unavailable, "{error}");
+    assert_eq!(server.asked().len(), 200);
 }
 
 #[tokio::test]

@@ -11,10 +11,9 @@ use rustls::{
 };
 use tokio_rustls::TlsAcceptor;
 
-use crate::{
-    MIB, Node,
-    server::{Answer, Server},
-};
+use bulkhead_test_registry::{Answer, Server};
+
+use crate::{MIB, Node};
 
 /// An authority, and what it signed.
 struct Authority(CertifiedIssuer<'static, KeyPair>);

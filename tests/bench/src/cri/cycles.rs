@@ -31,16 +31,6 @@ pub(crate) async fn once(target: &Target, name: &str, report: &mut Report) -> Re
     Ok(())
 }
 
-/// The life of a pod without a container.
-pub(crate) async fn sandbox(target: &Target, name: &str, report: &mut Report) -> Result<()> {
-    let work = target.run_pod(name);
-    let pod = target.time(report, "RunPodSandbox, ms", work).await?;
-    let work = target.stop_pod(&pod);
-    target.time(report, "StopPodSandbox, ms", work).await?;
-    let work = target.remove_pod(&pod);
-    target.time(report, "RemovePodSandbox, ms", work).await
-}
-
 /// `count` lives at once: how long each takes then, and all of them.
 pub(crate) async fn at_once(target: &Target, count: u32, report: &mut Report) -> Result<()> {
     let began = Instant::now();

@@ -19,11 +19,11 @@ use anyhow::{Result, ensure};
 use bulkhead_e2e::image;
 use clap::Args;
 
-use crate::report::Report;
+use crate::report::{PERCENTILES, Report};
 use target::{Address, Target};
 
 /// How long a runtime's first pod may take; one that needs longer is left out.
-const FIRST_POD: Duration = Duration::from_secs(120);
+const FIRST_POD: Duration = Duration::from_secs(60);
 
 /// What is driven, and how hard.
 #[derive(Args)]
@@ -85,6 +85,8 @@ pub(crate) async fn run(options: Options) -> Result<Report> {
     }
     let mut report = measured?;
     if let (Some(_), Some(bin_dir), 1..) = (&options.beside, &options.bin_dir, options.crowd) {
+        // The crowd takes its time; what is known is shown.
+        eprintln!("{}", report.table(PERCENTILES));
         crowd::run(bin_dir, &options, &mut report).await?;
     }
     Ok(report)
@@ -97,27 +99,19 @@ async fn measure(options: &Options, addresses: Vec<Address>) -> Result<Report> {
     );
     let mut report = Report::new(conditions.clone());
     let mut targets = Vec::new();
-    let mut sandboxes = Vec::new();
     for address in addresses {
         let target = Target::connect(address, &options.image).await?;
         // One pod that does not count: caches are warm then, and a runtime that can
         // run no pods here is known.
         let mut unused = Report::new(conditions.clone());
         let first = cycles::once(&target, "first", &mut unused);
-        let why = match tokio::time::timeout(FIRST_POD, first).await {
-            Ok(Ok(())) => {
-                targets.push(target);
-                continue;
-            }
-            Ok(Err(error)) => format!("{error:#}"),
-            Err(_) => format!("its first pod was not done after {FIRST_POD:?}"),
-        };
-        let first = cycles::sandbox(&target, "first-sandbox", &mut unused);
-        if let Ok(Ok(())) = tokio::time::timeout(FIRST_POD, first).await {
-            report.leave_out(&format!("{}: containers", target.name), &why);
-            sandboxes.push(target);
-        } else {
-            report.leave_out(&target.name, &why);
+        match tokio::time::timeout(FIRST_POD, first).await {
+            Ok(Ok(())) => targets.push(target),
+            Ok(Err(error)) => report.leave_out(&target.name, &format!("{error:#}")),
+            Err(_) => report.leave_out(
+                &target.name,
+                &format!("its first pod was not done after {FIRST_POD:?}"),
+            ),
         }
     }
     ensure!(
@@ -129,9 +123,6 @@ async fn measure(options: &Options, addresses: Vec<Address>) -> Result<Report> {
     for run in 0..options.cycles {
         for target in &targets {
             cycles::once(target, &format!("cycle-{run}"), &mut report).await?;
-        }
-        for target in &sandboxes {
-            cycles::sandbox(target, &format!("cycle-{run}"), &mut report).await?;
         }
     }
     for target in &targets {

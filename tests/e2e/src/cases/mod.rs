@@ -7,6 +7,7 @@ mod leaks;
 mod lifecycle;
 mod many;
 mod processes;
+mod pulls;
 mod restarts;
 mod sequences;
 mod settings;
@@ -77,6 +78,9 @@ pub(crate) const ALL: &[Case] = cases![
     crash::exits_during_an_outage_are_kept,
     crash::vmm_killed,
     restarts::fifty_under_a_busy_pod,
+    pulls::by_tag_and_by_digest,
+    pulls::what_a_registry_refuses,
+    pulls::daemon_killed,
     bad_input::images,
     bad_input::configuration,
     bad_input::guests_that_do_not_come_up,

@@ -1,5 +1,5 @@
-//! A server that answers as a test says, and can do what a real one won't: it writes
-//! raw bytes, closes in the middle, stays silent.
+//! A server that answers as a test says: HTTP/1.1, as far as clients of registries use
+//! it, with connections that end in the middle, or stand still.
 
 use std::{
     collections::HashMap,
@@ -17,39 +17,52 @@ use tokio_rustls::TlsAcceptor;
 
 /// What a client asked.
 #[derive(Debug, Clone)]
-pub(crate) struct Asked {
+pub struct Asked {
     /// Path and query.
-    pub(crate) target: String,
-    pub(crate) method: String,
+    pub target: String,
+    /// `GET`, mostly.
+    pub method: String,
     /// By lower-case names.
-    pub(crate) headers: HashMap<String, String>,
-    pub(crate) body: String,
+    pub headers: HashMap<String, String>,
+    /// Of a form, mostly.
+    pub body: String,
 }
 
 impl Asked {
-    pub(crate) fn path(&self) -> &str {
-        self.target.split('?').next().unwrap()
+    /// Without the query.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        self.target.split('?').next().unwrap_or_default()
     }
 
-    pub(crate) fn header(&self, name: &str) -> &str {
+    /// Empty if there is none.
+    #[must_use]
+    pub fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", String::as_str)
     }
 }
 
 /// What it is answered.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Answer {
-    pub(crate) status: u16,
-    pub(crate) headers: Vec<(String, String)>,
-    pub(crate) body: Vec<u8>,
+pub struct Answer {
+    /// Such as 200.
+    pub status: u16,
+    /// Beside the length.
+    pub headers: Vec<(String, String)>,
+    /// What is announced.
+    pub body: Vec<u8>,
     /// Only so much of the body is sent, and the connection closed.
-    pub(crate) cut: Option<usize>,
-    /// Nothing is sent for ever.
-    pub(crate) silent: bool,
+    pub cut: Option<usize>,
+    /// Only so much of the body is sent, and the connection stays as it is.
+    pub stall: Option<usize>,
+    /// Nothing is sent for ever, no status either.
+    pub silent: bool,
 }
 
 impl Answer {
-    pub(crate) fn new(status: u16, body: impl Into<Vec<u8>>) -> Self {
+    /// A status and a body.
+    #[must_use]
+    pub fn new(status: u16, body: impl Into<Vec<u8>>) -> Self {
         Self {
             status,
             body: body.into(),
@@ -57,13 +70,41 @@ impl Answer {
         }
     }
 
-    pub(crate) fn header(mut self, name: &str, value: impl Into<String>) -> Self {
+    /// The part of a body that `Range` asks for; all of it where none is asked for.
+    #[must_use]
+    pub fn part_of(body: &[u8], asked: &Asked) -> Self {
+        let range = asked.header("range");
+        let begin = range
+            .strip_prefix("bytes=")
+            .and_then(|it| it.strip_suffix('-'))
+            .and_then(|it| it.parse::<usize>().ok());
+        match begin.and_then(|begin| Some((begin, body.get(begin..)?))) {
+            None => Self::new(200, body),
+            Some((begin, part)) => {
+                let range = format!("bytes {begin}-{}/{}", body.len() - 1, body.len());
+                Self::new(206, part).header("Content-Range", range)
+            }
+        }
+    }
+
+    /// With one more header.
+    #[must_use]
+    pub fn header(mut self, name: &str, value: impl Into<String>) -> Self {
         self.headers.push((name.to_owned(), value.into()));
         self
     }
 
-    pub(crate) fn cut(mut self, at: usize) -> Self {
+    /// Closed after so many bytes of the body.
+    #[must_use]
+    pub fn cut(mut self, at: usize) -> Self {
         self.cut = Some(at);
+        self
+    }
+
+    /// Left standing after so many bytes of the body.
+    #[must_use]
+    pub fn stall(mut self, at: usize) -> Self {
+        self.stall = Some(at);
         self
     }
 
@@ -80,9 +121,10 @@ impl Answer {
 type Handler = dyn Fn(&Asked) -> Answer + Send + Sync;
 
 /// A server on a loopback port; ends when it is dropped.
-pub(crate) struct Server {
-    pub(crate) address: SocketAddr,
-    pub(crate) log: Arc<Mutex<Vec<Asked>>>,
+pub struct Server {
+    /// Where it listens.
+    pub address: SocketAddr,
+    log: Arc<Mutex<Vec<Asked>>>,
     task: JoinHandle<()>,
 }
 
@@ -93,11 +135,13 @@ impl Drop for Server {
 }
 
 impl Server {
-    pub(crate) async fn plain(handler: impl Fn(&Asked) -> Answer + Send + Sync + 'static) -> Self {
+    /// One in the open.
+    pub async fn plain(handler: impl Fn(&Asked) -> Answer + Send + Sync + 'static) -> Self {
         Self::start(None, handler).await
     }
 
-    pub(crate) async fn tls(
+    /// One that speaks TLS.
+    pub async fn tls(
         acceptor: TlsAcceptor,
         handler: impl Fn(&Asked) -> Answer + Send + Sync + 'static,
     ) -> Self {
@@ -131,12 +175,17 @@ impl Server {
         Self { address, log, task }
     }
 
-    /// What was asked so far, as `METHOD target`.
-    pub(crate) fn asked(&self) -> Vec<String> {
-        let log = self.log.lock().unwrap();
-        log.iter()
-            .map(|asked| format!("{} {}", asked.method, asked.target))
-            .collect()
+    /// What was asked so far.
+    #[must_use]
+    pub fn log(&self) -> Vec<Asked> {
+        self.log.lock().unwrap().clone()
+    }
+
+    /// The same as `METHOD target`.
+    #[must_use]
+    pub fn asked(&self) -> Vec<String> {
+        let text = |asked: &Asked| format!("{} {}", asked.method, asked.target);
+        self.log().iter().map(text).collect()
     }
 }
 
@@ -150,11 +199,15 @@ where
         if answer.silent {
             return std::future::pending().await;
         }
-        let end = answer.cut.unwrap_or(answer.body.len());
-        let sent = [answer.head().as_bytes(), &answer.body[..end]].concat();
+        let end = answer.cut.or(answer.stall).unwrap_or(answer.body.len());
+        let body = answer.body.get(..end).unwrap_or(&answer.body);
+        let sent = [answer.head().as_bytes(), body].concat();
         if stream.write_all(&sent).await.is_err() || answer.cut.is_some() {
             let _ = stream.shutdown().await;
             return;
+        }
+        if answer.stall.is_some() {
+            return std::future::pending().await;
         }
     }
 }
