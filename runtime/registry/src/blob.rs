@@ -1,5 +1,7 @@
 //! A blob's bytes: a download that goes on where it broke off.
 
+use std::time::{Duration, Instant};
+
 use bytes::Bytes;
 use reqwest::{
     Response, StatusCode,
@@ -17,6 +19,9 @@ use crate::{
 const BREAKS_MAX: u32 = 5;
 /// How often in all: a server that sends a byte at a time is left.
 const BREAKS_IN_ALL_MAX: u32 = 200;
+/// What comes more slowly than this, in bytes a second, counts as broken off: a server
+/// could keep a pull for ever with a byte now and then.
+const RATE_MIN: u64 = 1 << 10;
 
 /// A download. Nothing is verified here: whoever stores it does that as it comes.
 #[derive(Debug)]
@@ -34,10 +39,22 @@ pub struct Blob {
     /// Breaks since the last byte.
     breaks: u32,
     breaks_in_all: u32,
+    /// How long a download may be slow.
+    patience: Duration,
+    /// Since when, and from which byte on, its rate is taken.
+    rated: Option<(Instant, u64)>,
+    /// How often it was too slow.
+    slow: u32,
 }
 
 impl Blob {
-    pub(crate) fn new(servers: Vec<Shared>, repository: &str, digest: Digest, size: u64) -> Self {
+    pub(crate) fn new(
+        servers: Vec<Shared>,
+        repository: &str,
+        digest: Digest,
+        size: u64,
+        patience: Duration,
+    ) -> Self {
         Self {
             servers,
             repository: repository.to_owned(),
@@ -48,6 +65,9 @@ impl Blob {
             rest: None,
             breaks: 0,
             breaks_in_all: 0,
+            patience,
+            rated: None,
+            slow: 0,
         }
     }
 
@@ -59,6 +79,7 @@ impl Blob {
         while self.offset < self.size {
             if self.response.is_none() {
                 self.response = Some(self.open().await?);
+                self.rated = None;
             }
             let Some((response, _)) = &mut self.response else {
                 continue;
@@ -74,6 +95,13 @@ impl Blob {
                     bytes.truncate(rest);
                     self.offset += bytes.len() as u64;
                     self.breaks = 0;
+                    if self.is_slow() {
+                        self.slow += 1;
+                        let seconds = self.patience.as_secs_f32();
+                        self.broke(format!(
+                            "less than {RATE_MIN} bytes a second for {seconds} s"
+                        ))?;
+                    }
                     return Ok(Some(bytes));
                 }
                 Ok(None) => format!("it ends after {} of {} bytes", self.offset, self.size),
@@ -89,7 +117,7 @@ impl Blob {
         let what = format!("blobs/{}", self.digest);
         let mut failed = Vec::new();
         // One that broke off is not the first to be asked again.
-        let turn = usize::try_from(self.breaks).unwrap_or(0);
+        let turn = usize::try_from(self.breaks_in_all).unwrap_or(0);
         let order = (0..self.servers.len()).map(|n| (n + turn) % self.servers.len());
         for (n, server) in order.filter_map(|n| Some((n, self.servers.get(n)?))) {
             let mut headers = HeaderMap::new();
@@ -119,12 +147,25 @@ impl Blob {
         Err(self.failed(failed))
     }
 
+    /// Whether what came since the rate was last taken came too slowly. Time in which
+    /// nobody asked for bytes counts as well: whoever stores them is faster than that.
+    fn is_slow(&mut self) -> bool {
+        let (since, from) = *self.rated.get_or_insert((Instant::now(), self.offset));
+        let elapsed = since.elapsed();
+        if elapsed < self.patience || self.offset == self.size {
+            return false;
+        }
+        self.rated = None;
+        u128::from(self.offset - from) * 1000 < u128::from(RATE_MIN) * elapsed.as_millis()
+    }
+
     fn broke(&mut self, why: String) -> Result<()> {
         self.breaks += 1;
         self.breaks_in_all += 1;
         tracing::debug!(digest = %self.digest, offset = self.offset, why, "download broke off");
         let broken = self.response.take();
-        if self.breaks < BREAKS_MAX && self.breaks_in_all < BREAKS_IN_ALL_MAX {
+        let often = self.breaks >= BREAKS_MAX || self.slow >= BREAKS_MAX;
+        if !often && self.breaks_in_all < BREAKS_IN_ALL_MAX {
             return Ok(());
         }
         let attempt = broken.and_then(|(response, n)| {

@@ -26,7 +26,8 @@ const MANIFESTS: &str = "application/vnd.oci.image.index.v1+json, \
 pub struct Settings {
     /// Where `hosts.toml` files are, one directory for each registry.
     pub hosts: Option<PathBuf>,
-    /// A download that has got nothing for this long has broken off.
+    /// A download that has got nothing, or next to nothing, for this long has broken
+    /// off.
     pub progress: Duration,
 }
 
@@ -52,6 +53,7 @@ pub struct Repository {
     name: String,
     path: String,
     servers: Arc<[Shared]>,
+    progress: Duration,
 }
 
 /// A manifest or an index.
@@ -91,6 +93,7 @@ impl Client {
             name: reference.name(),
             path: reference.path().to_owned(),
             servers: servers.into(),
+            progress: self.settings.progress,
         })
     }
 
@@ -143,7 +146,13 @@ impl Repository {
     #[must_use]
     pub fn blob(&self, digest: &Digest, size: u64) -> Blob {
         let pulls = self.servers.iter().filter(|it| it.endpoint.pulls);
-        Blob::new(pulls.cloned().collect(), &self.path, *digest, size)
+        Blob::new(
+            pulls.cloned().collect(),
+            &self.path,
+            *digest,
+            size,
+            self.progress,
+        )
     }
 
     async fn manifest(

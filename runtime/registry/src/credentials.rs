@@ -27,12 +27,9 @@ const HUB: &str = "https://index.docker.io/v1/";
 
 /// Something that proves who this node is.
 #[derive(Clone, PartialEq, Eq, Hash)]
-pub enum Secret {
-    /// User and password.
+pub(crate) enum Secret {
     Password {
-        /// Who.
         user: String,
-        /// Proof.
         password: String,
     },
     /// For a token server: an OAuth2 refresh token.
@@ -54,36 +51,47 @@ impl fmt::Debug for Secret {
 
 /// A secret, whose it is, and where it comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Credentials {
-    /// The proof.
-    pub secret: Secret,
+pub(crate) struct Credentials {
+    pub(crate) secret: Secret,
     /// For messages: `the request`, or a file.
-    pub source: String,
+    pub(crate) source: String,
 }
 
-/// What a client of CRI gives along with a pull. Empty fields count as none.
-#[derive(Clone, Default)]
-pub struct RequestAuth {
+/// What a client of CRI gives along with a pull, and what Docker's configuration has
+/// for a registry. Empty fields count as none.
+#[derive(Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct AuthConfig {
     /// User name.
     pub username: String,
     /// Its password.
     pub password: String,
     /// `user:password` in base64, in place of both.
     pub auth: String,
-    /// The server that they are for; any if it is empty.
+    /// The server that they are for; any if it is empty. Not in Docker's configuration.
+    #[serde(skip)]
     pub server_address: String,
     /// An OAuth2 refresh token.
+    #[serde(rename = "identitytoken")]
     pub identity_token: String,
     /// A bearer token.
+    #[serde(rename = "registrytoken")]
     pub registry_token: String,
 }
 
-impl RequestAuth {
-    /// The secret, if there is one; and the server that it is for.
+// What it holds must not get into a log.
+impl fmt::Debug for AuthConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("AuthConfig")
+    }
+}
+
+impl AuthConfig {
+    /// The secret, if there is one.
     ///
     /// # Errors
     /// `auth` is not what it should be.
-    fn secret(&self) -> Result<Option<Secret>> {
+    fn secret(&self) -> std::result::Result<Option<Secret>, String> {
         if !self.registry_token.is_empty() {
             return Ok(Some(Secret::RegistryToken(self.registry_token.clone())));
         }
@@ -99,11 +107,7 @@ impl RequestAuth {
         if self.auth.is_empty() {
             return Ok(None);
         }
-        let wrong = |why| Error::Credentials {
-            source_name: "the request".to_owned(),
-            why,
-        };
-        decode(&self.auth).map(Some).map_err(wrong)
+        decode(&self.auth).map(Some)
     }
 }
 
@@ -140,7 +144,7 @@ fn authority(server: &str) -> &str {
 #[derive(Clone, Default)]
 pub struct Sources {
     /// What came with the request.
-    pub request: Option<RequestAuth>,
+    pub request: Option<AuthConfig>,
     /// Docker's configuration.
     pub docker: Option<PathBuf>,
     /// Where its credential helpers are; in the search path without it.
@@ -160,8 +164,12 @@ impl Sources {
         server: &str,
         mirror: bool,
     ) -> Result<Option<Credentials>> {
+        let from_request = |why| Error::Credentials {
+            source_name: "the request".to_owned(),
+            why,
+        };
         if let Some(request) = &self.request
-            && let Some(secret) = request.secret()?
+            && let Some(secret) = request.secret().map_err(from_request)?
         {
             let named = authority(&request.server_address);
             let fits = match named {
@@ -186,32 +194,20 @@ impl Sources {
 #[derive(Debug, Default, Deserialize)]
 struct DockerConfig {
     #[serde(default)]
-    auths: BTreeMap<String, DockerAuth>,
+    auths: BTreeMap<String, AuthConfig>,
     #[serde(rename = "credHelpers", default)]
     helpers: BTreeMap<String, String>,
     #[serde(rename = "credsStore", default)]
     store: String,
 }
 
-#[derive(Default, Deserialize)]
-struct DockerAuth {
-    #[serde(default)]
-    auth: String,
-    #[serde(default)]
-    username: String,
-    #[serde(default)]
-    password: String,
-    #[serde(rename = "identitytoken", default)]
-    identity_token: String,
-    #[serde(rename = "registrytoken", default)]
-    registry_token: String,
-}
-
-// What it holds must not get into a log.
-impl fmt::Debug for DockerAuth {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("DockerAuth")
-    }
+/// Where a document is wrong. The parser's own words may quote what is in it.
+fn where_wrong(error: &serde_json::Error) -> String {
+    let what = match error.classify() {
+        serde_json::error::Category::Data => "not what Docker's configuration has there",
+        _ => "not JSON",
+    };
+    format!("line {}, column {}: {what}", error.line(), error.column())
 }
 
 async fn from_docker(
@@ -233,10 +229,10 @@ async fn from_docker(
         Err(error) => return Err(wrong(error.to_string())),
     }
     let config: DockerConfig =
-        serde_json::from_slice(&text).map_err(|error| wrong(error.to_string()))?;
-    let (secret, source) = match config.place(registry) {
+        serde_json::from_slice(&text).map_err(|error| wrong(where_wrong(&error)))?;
+    let (secret, source) = match config.place(registry).map_err(wrong)? {
         Place::Nowhere => return Ok(None),
-        Place::Here(auth) => (auth.secret().map_err(wrong)?, path.display().to_string()),
+        Place::Here(secret) => (Some(secret), path.display().to_string()),
         Place::Helper(helper, server) => {
             let secret = ask(&helper, &server, helpers).await.map_err(wrong)?;
             (
@@ -249,26 +245,31 @@ async fn from_docker(
 }
 
 /// Where a configuration says that a registry's secret is.
-enum Place<'a> {
+enum Place {
     Nowhere,
-    Here(&'a DockerAuth),
+    Here(Secret),
     /// A helper's name, and what it knows the registry by.
     Helper(String, String),
 }
 
 impl DockerConfig {
-    fn place(&self, registry: &str) -> Place<'_> {
+    fn place(&self, registry: &str) -> std::result::Result<Place, String> {
         let named = |name: &&String| authority(name) == registry;
         if let Some(name) = self.helpers.keys().find(named)
             && let Some(helper) = self.helpers.get(name)
         {
-            return Place::Helper(helper.clone(), name.clone());
+            return Ok(Place::Helper(helper.clone(), name.clone()));
         }
         let entry = self.auths.iter().find(|(name, _)| named(name));
-        match entry {
-            Some((_, auth)) if !auth.is_empty() => Place::Here(auth),
-            // With a store, entries are there and empty.
-            _ if !self.store.is_empty() => {
+        if let Some((_, auth)) = entry
+            && let Some(secret) = auth.secret()?
+        {
+            return Ok(Place::Here(secret));
+        }
+        // With a store, entries are there and empty.
+        Ok(match self.store.is_empty() {
+            true => Place::Nowhere,
+            false => {
                 let server = match (entry, registry) {
                     (Some((name, _)), _) => name.clone(),
                     (None, "docker.io") => HUB.to_owned(),
@@ -276,34 +277,7 @@ impl DockerConfig {
                 };
                 Place::Helper(self.store.clone(), server)
             }
-            _ => Place::Nowhere,
-        }
-    }
-}
-
-impl DockerAuth {
-    fn is_empty(&self) -> bool {
-        self.auth.is_empty()
-            && self.username.is_empty()
-            && self.password.is_empty()
-            && self.identity_token.is_empty()
-            && self.registry_token.is_empty()
-    }
-
-    fn secret(&self) -> std::result::Result<Option<Secret>, String> {
-        if !self.registry_token.is_empty() {
-            return Ok(Some(Secret::RegistryToken(self.registry_token.clone())));
-        }
-        if !self.identity_token.is_empty() {
-            return Ok(Some(Secret::IdentityToken(self.identity_token.clone())));
-        }
-        if !self.auth.is_empty() {
-            return decode(&self.auth).map(Some);
-        }
-        Ok(Some(Secret::Password {
-            user: self.username.clone(),
-            password: self.password.clone(),
-        }))
+        })
     }
 }
 

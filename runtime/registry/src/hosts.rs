@@ -123,7 +123,7 @@ fn read(file: &Path) -> io::Result<String> {
 pub(crate) fn parse(text: &str, file: &Path) -> Result<Hosts> {
     let wrong = |why: String| Error::hosts(file, why);
     let mut table: toml::Table =
-        toml::from_str(text).map_err(|error| wrong(error.to_string().trim_end().to_owned()))?;
+        toml::from_str(text).map_err(|error| wrong(where_wrong(text, &error)))?;
     let directory = file.parent().unwrap_or(Path::new("."));
     let mut keys = Keys {
         table: &mut table,
@@ -150,6 +150,14 @@ pub(crate) fn parse(text: &str, file: &Path) -> Result<Hosts> {
         })
     })();
     hosts.map_err(wrong)
+}
+
+/// What is wrong and where. The line itself, which the parser would show, may hold a
+/// secret, and messages are read by those who ask for an image.
+fn where_wrong(text: &str, error: &toml::de::Error) -> String {
+    let before = error.span().and_then(|span| text.get(..span.start));
+    let line = before.unwrap_or_default().matches('\n').count() + 1;
+    format!("line {line}: {}", error.message())
 }
 
 /// Takes known keys out of a table; what is left in the end is not known.
@@ -449,6 +457,15 @@ mod tests {
             let error = refused(text);
             assert!(error.contains(word), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn messages_do_not_quote_the_file() {
+        let error = refused("[host.x.header]\nauthorization = \"Bearer s3cret\nx = 1");
+        assert!(
+            error.contains("line 2: ") && !error.contains("s3cret"),
+            "{error}"
+        );
     }
 
     #[test]

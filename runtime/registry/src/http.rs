@@ -1,6 +1,12 @@
 //! HTTP clients: one for each way of proving who somebody is.
 
-use std::{collections::HashMap, path::Path, sync::Mutex, time::Duration};
+use std::{
+    collections::HashMap,
+    fmt,
+    path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use reqwest::{Certificate, Client, Identity, redirect};
 
@@ -16,7 +22,26 @@ const PEM_MAX: u64 = 4 << 20;
 
 /// Clients by what they trust and show; each keeps its connections.
 #[derive(Debug, Default)]
-pub(crate) struct Clients(Mutex<HashMap<(Tls, Option<Duration>), Client>>);
+pub(crate) struct Clients(Mutex<Known>);
+
+/// By what they are for, and how long they wait for a connection.
+type Known = HashMap<(Tls, Option<Duration>), (Material, Client)>;
+
+/// What is in the files that a [`Tls`] names. They are read for every pull, so that a
+/// certificate that was renewed is the one that is shown.
+#[derive(Default, PartialEq, Eq)]
+struct Material {
+    authorities: Vec<Vec<u8>>,
+    /// Certificate and key.
+    identity: Option<Vec<u8>>,
+}
+
+// There is a private key in it.
+impl fmt::Debug for Material {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Material")
+    }
+}
 
 impl Clients {
     /// The client for a server. Its requests fail when nothing has come for
@@ -30,21 +55,53 @@ impl Clients {
         dial: Option<Duration>,
         progress: Duration,
     ) -> Result<Client, String> {
+        let material = Material::read(tls)?;
         let key = (tls.clone(), dial);
-        let mut clients = self
-            .0
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        if let Some(client) = clients.get(&key) {
+        if let Some((known, client)) = self.lock().get(&key)
+            && *known == material
+        {
             return Ok(client.clone());
         }
-        let client = build(tls, dial.unwrap_or(DIAL), progress)?;
-        clients.insert(key, client.clone());
+        let client = build(tls, &material, dial.unwrap_or(DIAL), progress)?;
+        self.lock().insert(key, (material, client.clone()));
         Ok(client)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn build(tls: &Tls, dial: Duration, progress: Duration) -> Result<Client, String> {
+impl Material {
+    fn read(tls: &Tls) -> Result<Self, String> {
+        let read =
+            |file: &PathBuf| read(file).map_err(|error| format!("{}: {error}", file.display()));
+        let authorities = tls.authorities.iter().map(read).collect::<Result<_, _>>()?;
+        // One is shown; among more than one there is no choosing.
+        let identity = match tls.clients.first() {
+            None => None,
+            Some((certificate, key)) => {
+                let mut pem = read(certificate)?;
+                if key != certificate {
+                    pem.push(b'\n');
+                    pem.extend(read(key)?);
+                }
+                Some(pem)
+            }
+        };
+        Ok(Self {
+            authorities,
+            identity,
+        })
+    }
+}
+
+fn build(
+    tls: &Tls,
+    material: &Material,
+    dial: Duration,
+    progress: Duration,
+) -> Result<Client, String> {
     // The process has one; somebody else may have set it.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let mut builder = Client::builder()
@@ -60,24 +117,19 @@ fn build(tls: &Tls, dial: Duration, progress: Duration) -> Result<Client, String
         .no_brotli()
         .no_deflate()
         .tls_danger_accept_invalid_certs(tls.skip_verify);
-    for file in &tls.authorities {
-        let wrong = |error: &dyn std::fmt::Display| format!("{}: {error}", file.display());
-        let pem = read(file).map_err(|error| wrong(&error))?;
-        let all = Certificate::from_pem_bundle(&pem).map_err(|error| wrong(&error))?;
+    for (file, pem) in tls.authorities.iter().zip(&material.authorities) {
+        let wrong = |error: &dyn fmt::Display| format!("{}: {error}", file.display());
+        let all = Certificate::from_pem_bundle(pem).map_err(|error| wrong(&error))?;
         if all.is_empty() {
             return Err(wrong(&"there is no certificate in it"));
         }
         builder = builder.tls_certs_merge(all);
     }
-    // One is shown; more than one there is no choosing among.
-    if let Some((certificate, key)) = tls.clients.first() {
-        let names = || format!("{} and {}", certificate.display(), key.display());
-        let mut pem = read(certificate).map_err(|error| format!("{}: {error}", names()))?;
-        if key != certificate {
-            pem.push(b'\n');
-            pem.extend(read(key).map_err(|error| format!("{}: {error}", names()))?);
-        }
-        let identity = Identity::from_pem(&pem).map_err(|error| format!("{}: {error}", names()))?;
+    if let (Some((certificate, key)), Some(pem)) = (tls.clients.first(), &material.identity) {
+        let identity = Identity::from_pem(pem).map_err(|error| {
+            let (certificate, key) = (certificate.display(), key.display());
+            format!("{certificate} and {key}: {error}")
+        })?;
         builder = builder.identity(identity);
     }
     builder.build().map_err(|error| error.to_string())

@@ -32,5 +32,5 @@ mod token;
 
 pub use blob::Blob;
 pub use client::{Client, Manifest, Repository, Settings};
-pub use credentials::{Credentials, RequestAuth, Secret, Sources};
+pub use credentials::{AuthConfig, Sources};
 pub use error::{Attempt, Error, Kind, Result};

@@ -99,10 +99,16 @@ section! {
         docker_config: PathBuf = PathBuf::new();
         /// No registry is asked: to pull an image succeeds when it was imported.
         offline: bool = false;
+        /// Images that are pulled at the same time; others wait for their turn.
+        pulls_at_once: u32 = 16;
         /// Layers of an image that are fetched at the same time.
         layers_at_once: u32 = 3;
-        /// A download that got nothing for this long is made anew from where it broke off,
-        /// in seconds.
+        /// Layers that are fetched at the same time from one registry and its mirrors.
+        downloads_at_once_per_registry: u32 = 6;
+        /// The same of all registries.
+        downloads_at_once: u32 = 12;
+        /// A download that got nothing for this long, or less than 1 KiB a second, is made
+        /// anew from where it broke off, in seconds.
         progress_timeout_seconds: u32 = 60;
     }
 }

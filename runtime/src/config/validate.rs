@@ -292,7 +292,14 @@ fn registries(config: &Config) -> Option<Fault> {
         }
     }
     for (key, value, max) in [
+        ("pulls_at_once", registries.pulls_at_once, 256),
         ("layers_at_once", registries.layers_at_once, 64),
+        (
+            "downloads_at_once_per_registry",
+            registries.downloads_at_once_per_registry,
+            256,
+        ),
+        ("downloads_at_once", registries.downloads_at_once, 256),
         (
             "progress_timeout_seconds",
             registries.progress_timeout_seconds,

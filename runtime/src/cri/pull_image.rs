@@ -2,7 +2,7 @@
 
 use bulkhead_cri_api::v1;
 use bulkhead_image::Reference;
-use bulkhead_registry::RequestAuth;
+use bulkhead_registry::AuthConfig;
 
 use super::{Cri, required};
 use crate::error::{Error, Result};
@@ -15,7 +15,7 @@ pub(super) async fn pull_image(
     let failed = |error: Error| error.while_(format!("pull image {wanted:?}"));
     let reference =
         Reference::parse(&wanted).map_err(|error| failed(Error::invalid(error.to_string())))?;
-    let auth = request.auth.map(|auth| RequestAuth {
+    let auth = request.auth.map(|auth| AuthConfig {
         username: auth.username,
         password: auth.password,
         auth: auth.auth,

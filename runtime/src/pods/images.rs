@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use bulkhead_image::{
     Digest, FsInfo, Image, ImportOptions, ImportReport, Problem, Progress, Reference, Removed,
 };
-use bulkhead_registry::RequestAuth;
+use bulkhead_registry::AuthConfig;
 
 use crate::error::Result;
 
@@ -67,5 +67,5 @@ pub trait Images: Send + Sync {
     ///
     /// # Errors
     /// No server gave it, or what it gave can't be used; the image is as before.
-    async fn pull(&self, reference: Reference, auth: Option<RequestAuth>) -> Result<Arc<Image>>;
+    async fn pull(&self, reference: Reference, auth: Option<AuthConfig>) -> Result<Arc<Image>>;
 }

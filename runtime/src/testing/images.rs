@@ -11,7 +11,7 @@ use bulkhead_image::{
     Digest, FsInfo, Image, ImageConfig, ImportOptions, ImportReport, Problem, Progress, Reference,
     Removed,
 };
-use bulkhead_registry::RequestAuth;
+use bulkhead_registry::AuthConfig;
 
 use super::world::{Hand, World};
 use crate::{
@@ -160,7 +160,7 @@ impl Images for FakeImages {
         )))
     }
 
-    async fn pull(&self, reference: Reference, _auth: Option<RequestAuth>) -> Result<Arc<Image>> {
+    async fn pull(&self, reference: Reference, _auth: Option<AuthConfig>) -> Result<Arc<Image>> {
         self.resolve(&reference.to_string())
     }
 }

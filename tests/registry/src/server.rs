@@ -6,6 +6,7 @@ use std::{
     fmt::Write as _,
     net::SocketAddr,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use tokio::{
@@ -55,6 +56,8 @@ pub struct Answer {
     pub cut: Option<usize>,
     /// Only so much of the body is sent, and the connection stays as it is.
     pub stall: Option<usize>,
+    /// The body is sent a byte at a time, with such a pause after each.
+    pub drip: Option<Duration>,
     /// Nothing is sent for ever, no status either.
     pub silent: bool,
 }
@@ -105,6 +108,13 @@ impl Answer {
     #[must_use]
     pub fn stall(mut self, at: usize) -> Self {
         self.stall = Some(at);
+        self
+    }
+
+    /// Sent a byte at a time.
+    #[must_use]
+    pub fn drip(mut self, pause: Duration) -> Self {
+        self.drip = Some(pause);
         self
     }
 
@@ -201,6 +211,15 @@ where
         }
         let end = answer.cut.or(answer.stall).unwrap_or(answer.body.len());
         let body = answer.body.get(..end).unwrap_or(&answer.body);
+        if let Some(pause) = answer.drip {
+            if drip(&mut stream, answer.head().as_bytes(), body, pause)
+                .await
+                .is_err()
+            {
+                return;
+            }
+            continue;
+        }
         let sent = [answer.head().as_bytes(), body].concat();
         if stream.write_all(&sent).await.is_err() || answer.cut.is_some() {
             let _ = stream.shutdown().await;
@@ -210,6 +229,21 @@ where
             return std::future::pending().await;
         }
     }
+}
+
+async fn drip<S: AsyncWrite + Unpin>(
+    stream: &mut S,
+    head: &[u8],
+    body: &[u8],
+    pause: Duration,
+) -> std::io::Result<()> {
+    stream.write_all(head).await?;
+    for byte in body {
+        stream.write_all(&[*byte]).await?;
+        stream.flush().await?;
+        tokio::time::sleep(pause).await;
+    }
+    Ok(())
 }
 
 async fn request<S: AsyncRead + Unpin>(stream: &mut S) -> Option<Asked> {

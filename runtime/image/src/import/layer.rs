@@ -90,6 +90,14 @@ fn convert(
     }
     let limits = &store.limits;
     let total = blob.size;
+    // A registry may say of any length that it is there.
+    if total > limits.layer_bytes {
+        return Err(Error::Limit {
+            what: what(),
+            limit: limits.layer_bytes,
+            unit: "bytes compressed",
+        });
+    }
     let decompress_error = |source: io::Error| match Error::of_download(source) {
         Ok(error) => error,
         Err(source) => Error::Decompress {

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::oci::{self, Documents, Kind};
-use super::source::{Blob, check_digest};
+use super::source::{Blob, check_whole};
 use super::{Found, ImportReport, LayerSource, Layers, Report, Totals};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
@@ -149,15 +149,7 @@ impl Documents for Remote<'_> {
                 bytes
             }
         };
-        let actual = bytes.len() as u64;
-        if actual != size {
-            return Err(Error::WrongSize {
-                what: what(),
-                expected: size,
-                actual,
-            });
-        }
-        check_digest(what, digest, &Digest::of(&bytes))?;
+        check_whole(digest, size, &bytes)?;
         Ok(bytes)
     }
 }

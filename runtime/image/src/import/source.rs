@@ -90,19 +90,12 @@ impl Source {
 
     /// Reads a small document by its digest, and checks it.
     pub(super) fn verified(&self, digest: &Digest, size: u64, limit: u64) -> Result<Vec<u8>> {
-        let what = || format!("blob {digest}");
-        let bytes = self
-            .document(&blob_name(digest), limit)?
-            .ok_or_else(|| Error::MissingBlob { what: what() })?;
-        let actual = bytes.len() as u64;
-        if actual != size {
-            return Err(Error::WrongSize {
-                what: what(),
-                expected: size,
-                actual,
-            });
-        }
-        check_digest(what, digest, &Digest::of(&bytes))?;
+        let bytes =
+            self.document(&blob_name(digest), limit)?
+                .ok_or_else(|| Error::MissingBlob {
+                    what: format!("blob {digest}"),
+                })?;
+        check_whole(digest, size, &bytes)?;
         Ok(bytes)
     }
 
@@ -118,6 +111,20 @@ impl Source {
 /// A blob's name in an OCI image layout.
 pub(super) fn blob_name(digest: &Digest) -> String {
     format!("blobs/sha256/{}", digest.hex())
+}
+
+/// Sees to it that a small document is the one that was named.
+pub(super) fn check_whole(digest: &Digest, size: u64, bytes: &[u8]) -> Result<()> {
+    let what = || format!("blob {digest}");
+    let actual = bytes.len() as u64;
+    if actual != size {
+        return Err(Error::WrongSize {
+            what: what(),
+            expected: size,
+            actual,
+        });
+    }
+    check_digest(what, digest, &Digest::of(bytes))
 }
 
 pub(super) fn check_digest(

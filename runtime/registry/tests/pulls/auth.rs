@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 
-use bulkhead_registry::{Kind, RequestAuth, Sources};
+use bulkhead_registry::{AuthConfig, Kind, Sources};
 
 use bulkhead_test_registry::{Answer, Server};
 
@@ -13,10 +13,10 @@ const BASIC: &str = "Basic bWU6d29yZA==";
 
 fn request(username: &str, password: &str) -> Sources {
     Sources {
-        request: Some(RequestAuth {
+        request: Some(AuthConfig {
             username: username.to_owned(),
             password: password.to_owned(),
-            ..RequestAuth::default()
+            ..AuthConfig::default()
         }),
         ..Sources::default()
     }
@@ -72,9 +72,9 @@ async fn the_requests_auth_field() {
     let server = basic().await;
     let node = Node::new(&at(&server));
     let auth = |auth: &str| Sources {
-        request: Some(RequestAuth {
+        request: Some(AuthConfig {
             auth: auth.to_owned(),
-            ..RequestAuth::default()
+            ..AuthConfig::default()
         }),
         ..Sources::default()
     };
@@ -160,9 +160,9 @@ async fn an_identity_token_is_exchanged() {
     })
     .await;
     let sources = Sources {
-        request: Some(RequestAuth {
+        request: Some(AuthConfig {
             identity_token: "mine".to_owned(),
-            ..RequestAuth::default()
+            ..AuthConfig::default()
         }),
         ..Sources::default()
     };
@@ -175,9 +175,9 @@ async fn an_identity_token_is_exchanged() {
 async fn a_registry_token_is_shown_as_it_is() {
     let (registry, tokens) = bearer(|_| Answer::new(500, "")).await;
     let sources = Sources {
-        request: Some(RequestAuth {
+        request: Some(AuthConfig {
             registry_token: "good".to_owned(),
-            ..RequestAuth::default()
+            ..AuthConfig::default()
         }),
         ..Sources::default()
     };

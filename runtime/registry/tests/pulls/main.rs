@@ -308,6 +308,37 @@ async fn one_that_sends_a_byte_at_a_time_is_left() {
 }
 
 #[tokio::test]
+async fn one_that_drips_is_left() {
+    static BODY: &[u8] = &[7; 1000];
+    let server =
+        Server::plain(|asked| Answer::part_of(BODY, asked).drip(Duration::from_millis(20))).await;
+    let repository = Node::new(&at(&server)).open().await;
+    let error = bytes(&repository, &digest(b"x"), 1000).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Unavailable, "{error}");
+    assert!(error.to_string().contains("bytes a second"), "{error}");
+    // Each time from where it was.
+    let log = server.log();
+    assert_eq!(log.len(), 5);
+    assert!(
+        log.iter()
+            .skip(1)
+            .all(|asked| asked.header("range").starts_with("bytes="))
+    );
+}
+
+#[tokio::test]
+async fn who_drips_is_left_for_another() {
+    static BODY: &[u8] = &[7; 1000];
+    let first =
+        Server::plain(|asked| Answer::part_of(BODY, asked).drip(Duration::from_millis(20))).await;
+    let second = Server::plain(|asked| Answer::part_of(BODY, asked)).await;
+    let hosts = format!("{}[host.\"http://{}\"]\n", at(&second), first.address);
+    let repository = Node::new(&hosts).open().await;
+    assert_eq!(bytes(&repository, &digest(BODY), 1000).await.unwrap(), BODY);
+    assert_eq!((first.asked().len(), second.asked().len()), (1, 1));
+}
+
+#[tokio::test]
 async fn a_wrong_part_is_refused() {
     let server = Server::plain(flaky(
         vec![

@@ -121,3 +121,15 @@ async fn a_server_in_the_open_where_tls_is_spoken() {
     let error = node.open().await.tagged("1", MIB).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Unavailable, "{error}");
 }
+
+#[tokio::test]
+async fn an_authority_that_is_renewed_is_trusted_at_once() {
+    let (old, new) = (Authority::new(), Authority::new());
+    let server = server(new.acceptor(false)).await;
+    let node = Node::new(&file(&server, "ca = \"ca.pem\"\n"));
+    let path = node.path().join("r.example/ca.pem");
+    old.write(&path);
+    node.open().await.tagged("1", MIB).await.unwrap_err();
+    new.write(&path);
+    node.open().await.tagged("1", MIB).await.unwrap();
+}

@@ -1,16 +1,19 @@
 //! The node's images: the store, and the registries that fill it.
 
-use std::{io::Read, path::PathBuf, sync::Arc, time::Duration};
+mod bounds;
+mod remote;
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bulkhead_image::{
-    Digest, Error as ImageError, ErrorKind, FsInfo, Image, ImportOptions, ImportReport, Problem,
-    Progress, PullOptions, Reference, Removed, Repository, Store,
+    Digest, FsInfo, Image, ImportOptions, ImportReport, Problem, Progress, PullOptions, Reference,
+    Removed, Store,
 };
-use bulkhead_registry::{Blob, Client, Kind as Why, RequestAuth, Settings, Sources};
-use bytes::Bytes;
-use tokio::runtime::Handle;
+use bulkhead_registry::{AuthConfig, Client, Settings, Sources};
 
+pub(crate) use self::remote::remote_error;
+use self::{bounds::Bounds, remote::Remote};
 use crate::{
     config,
     error::{Error, Result},
@@ -23,6 +26,7 @@ pub struct NodeImages {
     registries: Client,
     docker_config: Option<PathBuf>,
     options: PullOptions,
+    bounds: Bounds,
     /// No registry is asked.
     offline: bool,
 }
@@ -42,6 +46,7 @@ impl NodeImages {
             options: PullOptions {
                 layers_at_once: usize::try_from(registries.layers_at_once).unwrap_or(1),
             },
+            bounds: Bounds::new(registries),
             offline: registries.offline,
         }
     }
@@ -93,7 +98,7 @@ impl Images for NodeImages {
         Ok(bulkhead_image::blocking(move || store.import(&path, &options, &*progress)).await?)
     }
 
-    async fn pull(&self, reference: Reference, auth: Option<RequestAuth>) -> Result<Arc<Image>> {
+    async fn pull(&self, reference: Reference, auth: Option<AuthConfig>) -> Result<Arc<Image>> {
         if self.offline {
             let name = reference.to_string();
             return self.store.resolve(&name).map_err(|_| {
@@ -108,13 +113,18 @@ impl Images for NodeImages {
             docker: self.docker_config.clone(),
             helpers: None,
         };
-        let remote = Remote {
-            repository: self.registries.open(&reference, &sources).await?,
-            handle: Handle::current(),
-        };
+        // Who goes away while it waits has asked for nothing.
+        let turn = self.bounds.pull().await;
+        let remote = Remote::new(
+            self.registries.open(&reference, &sources).await?,
+            self.bounds.downloads(reference.domain()),
+        );
         let (store, options) = (self.store.clone(), self.options);
         let name = reference.to_string();
-        let pull = move || store.pull(&reference, &remote, options, &|_| ());
+        let pull = move || {
+            let _turn = turn;
+            store.pull(&reference, &remote, options, &|_| ())
+        };
         let report = bulkhead_image::blocking(pull).await?;
         tracing::info!(
             image = name,
@@ -126,78 +136,5 @@ impl Images for NodeImages {
         );
         let image = report.images.into_iter().next();
         image.ok_or_else(|| Error::internal("nothing came of it"))
-    }
-}
-
-/// A repository for threads that may block.
-struct Remote {
-    repository: bulkhead_registry::Repository,
-    handle: Handle,
-}
-
-impl Repository for Remote {
-    fn tagged(&self, tag: &str, limit: u64) -> Result<(Digest, Vec<u8>), ImageError> {
-        let manifest = self.handle.block_on(self.repository.tagged(tag, limit));
-        let manifest = manifest.map_err(remote_error)?;
-        Ok((manifest.digest, manifest.bytes))
-    }
-
-    fn by_digest(&self, digest: &Digest, limit: u64) -> Result<Vec<u8>, ImageError> {
-        let manifest = self
-            .handle
-            .block_on(self.repository.by_digest(digest, limit));
-        Ok(manifest.map_err(remote_error)?.bytes)
-    }
-
-    fn blob(&self, digest: &Digest, size: u64) -> Result<Box<dyn Read>, ImageError> {
-        Ok(Box::new(Download {
-            blob: Some(self.repository.blob(digest, size)),
-            handle: self.handle.clone(),
-            rest: Bytes::new(),
-        }))
-    }
-}
-
-/// A download as a reader. After an error it is at its end.
-struct Download {
-    blob: Option<Blob>,
-    handle: Handle,
-    rest: Bytes,
-}
-
-impl Read for Download {
-    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
-        while self.rest.is_empty() {
-            let Some(blob) = &mut self.blob else {
-                return Ok(0);
-            };
-            match self.handle.block_on(blob.chunk()) {
-                Ok(Some(bytes)) => self.rest = bytes,
-                Ok(None) => self.blob = None,
-                Err(error) => {
-                    self.blob = None;
-                    return Err(remote_error(error).into_io());
-                }
-            }
-        }
-        let now = self.rest.split_to(buf.len().min(self.rest.len()));
-        if let Some(room) = buf.get_mut(..now.len()) {
-            room.copy_from_slice(&now);
-        }
-        Ok(now.len())
-    }
-}
-
-pub(crate) fn remote_error(error: bulkhead_registry::Error) -> ImageError {
-    let kind = match error.kind() {
-        Why::NotFound => ErrorKind::NotFound,
-        Why::Denied => ErrorKind::Denied,
-        Why::Unavailable => ErrorKind::Unavailable,
-        Why::Corrupt => ErrorKind::Corrupt,
-        Why::Invalid => ErrorKind::Invalid,
-    };
-    ImageError::Remote {
-        kind,
-        source: Box::new(error),
     }
 }
