@@ -144,6 +144,29 @@ decompress_kernel() {
     fi
 }
 
+# Unpacks a package without installing it. $1: package, $2: a new directory; the
+# package's files are in its root/.
+unpack() {
+    mkdir -p "$2/root"
+    (cd "$2" && apt-get download -qq "$1" 2>/dev/null) || fail "could not download $1"
+    dpkg-deb -x "$2/$1"_*.deb "$2/root"
+}
+
+# The registry that pulls are tested against is unpacked, not installed: a service of
+# that name has no business on this machine.
+docker_registry() {
+    current=$cache/docker-registry
+    [ ! -x "$current/usr/bin/docker-registry" ] || return 0
+    $check && fail "docker-registry is not unpacked"
+    apt_update
+    say "unpacking docker-registry for the tests of pulls"
+    work=$cache/docker-registry.$$
+    unpack docker-registry "$work"
+    rm -rf "$current"
+    mv "$work/root" "$current"
+    rm -rf "$work"
+}
+
 # The kernel is unpacked, not installed: it never boots this machine.
 host_kernel() {
     current=$cache/testhost/kernel/current
@@ -166,10 +189,7 @@ host_kernel() {
         apt_update
         say "unpacking $package for the test host"
         work=$cache/testhost/kernel/unpack.$$
-        mkdir -p "$work/root"
-        (cd "$work" && apt-get download -qq "$package" 2>/dev/null) ||
-            fail "could not download $package"
-        dpkg-deb -x "$work/$package"_*.deb "$work/root"
+        unpack "$package" "$work"
         mkdir -p "$work/tree/lib"
         mv "$work/root/lib/modules" "$work/tree/lib/modules"
         mv "$work/root/boot/vmlinuz-$version" "$work/tree/vmlinuz"
@@ -205,6 +225,7 @@ rust() {
 command -v apt-get >/dev/null || fail "this script knows Debian 12 only; the lists at its head name what is needed"
 
 packages
+docker_registry
 host_kernel
 rust
 say "ready: $(qemu-system-x86_64 --version | sed -n '1s/ (.*//p'), test host kernel $(readlink "$cache/testhost/kernel/current"), $(rustc --version)"

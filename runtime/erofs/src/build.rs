@@ -1,7 +1,7 @@
 //! Takes entries of the archive into the tree.
 //!
 //! What an entry's name means follows containerd's layer application, seen from
-//! one layer alone:
+//! one layer alone (for what it takes from others, see `lean`):
 //!
 //! * Names are cleaned as text: `.` and empty parts vanish, `..` takes back the
 //!   part before it and stops at the root. Absolute names begin at the root.
@@ -14,13 +14,14 @@
 //!   directory opaque (OCI image-spec, layer.md). Whiteouts speak of lower
 //!   layers: an entry of this layer stays, whichever comes first, and a
 //!   directory that is also whited out is opaque.
-//! * A hard link may come before its target.
+//! * A hard link may come before its target, and mean a file of a lower layer.
 
 use std::io::{Read, Seek, Write};
 
 use crate::data::ImageWriter;
 use crate::disk::{self, BLOCK, HOLE, NAME_MAX};
 use crate::error::{EntryFault, Error, Name};
+use crate::lean::Lean;
 use crate::limits::Limits;
 use crate::tar::{Entry, EntryKind, Extent, TarReader};
 use crate::tree::{DIR_IMPLIED, DIR_OPAQUE, Inode, Kind, LINKS_MAX, ROOT, Tree};
@@ -47,6 +48,14 @@ pub(crate) struct ChunkMap {
     pub(crate) bits: u8,
     /// First block of each chunk, or [`HOLE`].
     pub(crate) blocks: Box<[u32]>,
+}
+
+/// Where what a hard link means is.
+enum Target {
+    /// A node of this layer.
+    Here(u32),
+    /// A name that this layer does not have.
+    Beneath(Vec<u8>),
 }
 
 /// Builds a tree from entries, writing their content on the way.
@@ -119,21 +128,26 @@ impl<'a, W: Write + Seek> Builder<'a, W> {
         }
     }
 
-    /// Ends the tree: gives links their targets.
-    pub(crate) fn complete(&mut self) -> Result<(), Error> {
+    /// Ends the tree: gives links their targets, and directories without an entry
+    /// their attributes.
+    pub(crate) fn complete(&mut self, lean: &mut Lean<'_>) -> Result<(), Error> {
         for node in std::mem::take(&mut self.pending) {
             if !self.tree.is_reachable(node) {
                 continue;
             }
-            let target = self.pending_target(node)?;
-            let inode = self.tree.inode_number(target);
-            self.tree.relink(node, inode);
+            match self.pending_target(node)? {
+                Target::Here(target) => {
+                    let inode = self.tree.inode_number(target);
+                    self.tree.relink(node, inode);
+                }
+                Target::Beneath(path) => lean.link(self, node, &path)?,
+            }
         }
-        Ok(())
+        lean.directories(self)
     }
 
     /// Follows pending links to what they mean in the end.
-    fn pending_target(&mut self, link: u32) -> Result<u32, Error> {
+    fn pending_target(&mut self, link: u32) -> Result<Target, Error> {
         let fail = |tree: &Tree, fault: fn(Name) -> EntryFault, target: &[u8]| {
             Error::entry(tree.name(link), fault(Name::new(target)))
         };
@@ -141,13 +155,13 @@ impl<'a, W: Write + Seek> Builder<'a, W> {
         for _ in 0..FOLLOW_MAX {
             let path = self.tree.strings.get(self.tree.inode(node).data).to_vec();
             let Some(target) = self.find(&path)? else {
-                return Err(fail(&self.tree, EntryFault::LinkMissing, &path));
+                return Ok(Target::Beneath(path));
             };
             match self.tree.inode(target).kind() {
                 Kind::Pending => node = target,
                 Kind::Dir => return Err(fail(&self.tree, EntryFault::LinkToDirectory, &path)),
                 Kind::Whiteout => return Err(fail(&self.tree, EntryFault::LinkMissing, &path)),
-                _ => return Ok(target),
+                _ => return Ok(Target::Here(target)),
             }
         }
         Err(Error::entry(self.tree.name(link), EntryFault::LinkLoop))
@@ -291,7 +305,7 @@ impl<'a, W: Write + Seek> Builder<'a, W> {
             Kind::File if entry.size > 0 => {
                 inode.size = entry.size;
                 inode.data = self.out.block();
-                self.out.copy(archive, entry.size)?;
+                self.out.copy(archive, entry.size, TarReader::read_error)?;
                 self.out.pad()?;
             }
             Kind::Sparse => {
@@ -344,7 +358,7 @@ impl<'a, W: Write + Seek> Builder<'a, W> {
                 }
                 let now = left.min((index + 1) * chunk - offset);
                 self.out.zeros(offset - at)?;
-                self.out.copy(archive, now)?;
+                self.out.copy(archive, now, TarReader::read_error)?;
                 offset += now;
                 at = offset;
                 left -= now;
@@ -368,7 +382,7 @@ impl<'a, W: Write + Seek> Builder<'a, W> {
     }
 
     /// Splits a name into its parts, cleaned as text.
-    fn clean<'p>(&self, path: &'p [u8]) -> Result<Vec<&'p [u8]>, EntryFault> {
+    pub(crate) fn clean<'p>(&self, path: &'p [u8]) -> Result<Vec<&'p [u8]>, EntryFault> {
         if path.len() > self.limits.path_bytes {
             return Err(EntryFault::NameTooLong);
         }
@@ -401,7 +415,12 @@ impl<'a, W: Write + Seek> Builder<'a, W> {
 
     /// Walks to a directory, following symbolic links within the root. Makes
     /// what is missing, or returns `None` for it. `path` is for messages.
-    fn walk(&mut self, path: &[u8], parts: &[&[u8]], make: bool) -> Result<Option<u32>, Error> {
+    pub(crate) fn walk(
+        &mut self,
+        path: &[u8],
+        parts: &[&[u8]],
+        make: bool,
+    ) -> Result<Option<u32>, Error> {
         let mut node = ROOT;
         let mut depth = 0u32;
         let mut links = 0;

@@ -4,7 +4,6 @@ use std::io::{Read, Seek, SeekFrom, Write};
 
 use crate::disk::BLOCK;
 use crate::error::Error;
-use crate::tar::TarReader;
 
 /// Buffered bytes; written at once, or skipped at once if all are zero.
 const BUFFER: usize = 256 * 1024;
@@ -50,11 +49,12 @@ impl<W: Write + Seek> ImageWriter<W> {
         u32::try_from(self.position() / BLOCK as u64).unwrap_or(u32::MAX)
     }
 
-    /// Copies exactly `length` bytes of the entry's payload.
+    /// Copies exactly `length` bytes. `failed` makes an error of what reading fails with.
     pub(crate) fn copy<R: Read>(
         &mut self,
-        from: &mut TarReader<R>,
+        from: &mut R,
         length: u64,
+        failed: impl FnOnce(&R, std::io::Error) -> Error,
     ) -> Result<(), Error> {
         self.reserve(length)?;
         let mut left = length;
@@ -66,13 +66,13 @@ impl<W: Write + Seek> ImageWriter<W> {
                 .unwrap_or(BUFFER)
                 .min(BUFFER - self.fill);
             match from.read(&mut self.buffer[self.fill..self.fill + room]) {
-                Ok(0) => return Err(from.read_error(truncated())),
+                Ok(0) => return Err(failed(from, truncated())),
                 Ok(n) => {
                     self.fill += n;
                     left -= n as u64;
                 }
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(from.read_error(error)),
+                Err(error) => return Err(failed(from, error)),
             }
         }
         Ok(())

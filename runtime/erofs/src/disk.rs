@@ -36,6 +36,18 @@ pub(crate) enum Layout {
     Chunks = 4,
 }
 
+impl Layout {
+    /// From `i_format` of an extended inode.
+    pub(crate) fn decode(format: u16) -> Option<Self> {
+        match format {
+            1 => Some(Self::Plain),
+            5 => Some(Self::Inline),
+            9 => Some(Self::Chunks),
+            _ => None,
+        }
+    }
+}
+
 /// `erofs_inode_extended`.
 pub(crate) struct DiskInode {
     pub(crate) layout: Layout,
@@ -110,6 +122,26 @@ impl Super {
         let checksum = crc32c(out);
         put(out, 4, &checksum.to_le_bytes());
         block
+    }
+}
+
+impl Super {
+    /// What the first block of an image says; none where it is not one of ours.
+    pub(crate) fn decode(block: &[u8]) -> Option<Self> {
+        let block = block.get(SUPER_OFFSET..BLOCK)?;
+        let u32_at = |at: usize| Some(u32::from_le_bytes(block.get(at..at + 4)?.try_into().ok()?));
+        let incompat = u32_at(80)?;
+        let ours = u32_at(0)? == MAGIC
+            && block.get(12) == Some(&BLOCK_BITS)
+            && incompat & !INCOMPAT_CHUNKED_FILE == 0;
+        ours.then_some(Self {
+            root_slot: u16::from_le_bytes(block.get(14..16)?.try_into().ok()?),
+            inodes: u64::from_le_bytes(block.get(16..24)?.try_into().ok()?),
+            blocks: u32_at(36)?,
+            meta_block: u32_at(40)?,
+            uuid: block.get(48..64)?.try_into().ok()?,
+            has_chunks: incompat != 0,
+        })
     }
 }
 

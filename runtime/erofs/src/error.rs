@@ -13,6 +13,9 @@ pub enum Error {
     /// The image could not be written.
     #[error("writing the image: {0}")]
     Write(io::Error),
+    /// A layer beneath, which this one leans on, could not be read.
+    #[error("reading a layer beneath it: {0}")]
+    Beneath(io::Error),
     /// The archive is malformed.
     #[error("malformed archive at byte {offset}: {fault}")]
     Archive {
@@ -93,8 +96,8 @@ pub enum EntryFault {
     /// A symbolic or hard link without a target, or with too long a one.
     #[error("its link target is empty or longer than 4095 bytes")]
     LinkTarget,
-    /// A hard link to something that is not in this layer.
-    #[error("hard link to {0}, which this layer does not contain")]
+    /// A hard link to something that is neither in this layer nor beneath it.
+    #[error("hard link to {0}, which neither this layer nor one beneath it contains")]
     LinkMissing(Name),
     /// A hard link to a directory.
     #[error("hard link to {0}, which is a directory")]
@@ -149,7 +152,7 @@ impl Error {
     /// The input/output error behind this one, if any.
     pub fn io_error(&self) -> Option<&io::Error> {
         match self {
-            Self::Read(error) | Self::Write(error) => Some(error),
+            Self::Read(error) | Self::Write(error) | Self::Beneath(error) => Some(error),
             _ => None,
         }
     }

@@ -17,6 +17,7 @@ use std::io::{Seek, Write};
 use crate::build::Builder;
 use crate::disk::{self, BLOCK, DIRENT_SIZE, DiskInode, INODE_SIZE, Layout, SLOT, Super};
 use crate::error::{EntryFault, Error};
+use crate::lean::Lean;
 use crate::tree::{DIR_IMPLIED, DIR_OPAQUE, Inode, Kind, LINKS_MAX, ROOT, Tree};
 
 /// What the finished image holds.
@@ -30,9 +31,10 @@ pub(crate) struct Finished<W> {
 /// Writes the rest of the image.
 pub(crate) fn finish<W: Write + Seek>(
     mut builder: Builder<'_, W>,
+    lean: &mut Lean<'_>,
     uuid: [u8; 16],
 ) -> Result<Finished<W>, Error> {
-    builder.complete()?;
+    builder.complete(lean)?;
     builder.tree.freeze();
     let sorted = sorted_names(&builder.tree);
     let mut meta = Metadata {

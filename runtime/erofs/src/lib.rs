@@ -1,4 +1,4 @@
-//! Streaming writer of EROFS images from layer tarballs.
+//! Streaming writer of EROFS images from layer tarballs, and a reader of them.
 //!
 //! [`convert`] reads an uncompressed layer archive once, front to back, and
 //! writes an EROFS image: file content as it arrives, directories and inodes at
@@ -17,6 +17,8 @@
 //! ```text
 //!   tar stream ─► tar::TarReader ─► build::Builder ─► finish ─► image
 //!                 (form)            (meaning, content) (inodes)
+//!                                        ▲
+//!                                       lean ◄─ below ◄─ read ◄─ layers beneath
 //! ```
 
 #![forbid(unsafe_code)]
@@ -24,13 +26,16 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod arena;
+mod below;
 mod build;
 mod data;
 mod disk;
 mod error;
 mod finish;
 pub mod fuzz;
+mod lean;
 mod limits;
+pub mod read;
 pub mod tar;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
@@ -39,11 +44,12 @@ mod xattr;
 
 use std::io::{self, BufReader, Read, Seek, Write};
 
+pub use below::{Beneath, Nothing};
 pub use error::{ArchiveFault, EntryFault, Error, Name};
 pub use limits::Limits;
 
 /// Changes whenever the same layer would give other bytes.
-pub const WRITER_VERSION: u32 = 1;
+pub const WRITER_VERSION: u32 = 2;
 
 /// Read at once for headers; payloads are read directly into place.
 const READ_BUFFER: usize = 64 * 1024;
@@ -69,14 +75,29 @@ pub struct Report {
     pub image_bytes: u64,
     /// Whiteouts of single names.
     pub whiteouts: u64,
-    /// Directories that the archive only implies. They are owned by root with
-    /// mode 0755, also where a lower layer's directory has other attributes.
+    /// Directories that neither the archive nor a layer beneath it has an entry for. They
+    /// are owned by root with mode 0755.
     pub implied_directories: u64,
+    /// Whether the image depends on the layers beneath it, too: the layer has hard links
+    /// to their files, or entries in their directories.
+    pub leans: bool,
     /// Extended attributes that were dropped (see the `xattr` module).
     pub dropped_xattrs: u64,
 }
 
-/// Converts a layer archive into an EROFS image.
+/// Converts a base layer: [`convert_over`] with nothing beneath it.
+///
+/// # Errors
+/// As of [`convert_over`].
+pub fn convert<R: Read, W: Write + Seek>(
+    archive: R,
+    image: W,
+    options: &Options,
+) -> Result<Report, Error> {
+    convert_over(archive, image, options, &Nothing)
+}
+
+/// Converts a layer archive into an EROFS image. `beneath` is what the layer is on.
 ///
 /// `archive` is read to its end, also past the end of the tar archive in it, so
 /// that a digest over the whole can be checked. `image` must be empty, with its
@@ -84,10 +105,11 @@ pub struct Report {
 ///
 /// # Errors
 /// Whatever the error, what was written so far is of no use.
-pub fn convert<R: Read, W: Write + Seek>(
+pub fn convert_over<R: Read, W: Write + Seek>(
     archive: R,
     image: W,
     options: &Options,
+    beneath: &dyn Beneath,
 ) -> Result<Report, Error> {
     let limits = &options.limits;
     // Block numbers have 32 bits, of which the last stands for holes.
@@ -111,7 +133,8 @@ pub fn convert<R: Read, W: Write + Seek>(
     }
     io::copy(&mut archive.into_inner(), &mut io::sink()).map_err(Error::Read)?;
     let (whiteouts, dropped_xattrs) = (builder.whiteouts, builder.dropped_xattrs);
-    let finished = finish::finish(builder, options.uuid)?;
+    let mut lean = lean::Lean::new(beneath);
+    let finished = finish::finish(builder, &mut lean, options.uuid)?;
     drop(finished.out);
     Ok(Report {
         entries,
@@ -119,6 +142,7 @@ pub fn convert<R: Read, W: Write + Seek>(
         image_bytes: u64::from(finished.blocks) * disk::BLOCK as u64,
         whiteouts,
         implied_directories: finished.implied_directories,
+        leans: lean.leans,
         dropped_xattrs,
     })
 }

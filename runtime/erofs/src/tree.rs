@@ -134,6 +134,8 @@ pub(crate) struct Tree {
     /// three quarters taken.
     table: Vec<u32>,
     hasher: RandomState,
+    /// Places of the table that moved nodes have left.
+    moved: u32,
     memory: u64,
     memory_max: u64,
 }
@@ -153,6 +155,7 @@ impl Tree {
             xattrs: XattrSets::new(),
             table: vec![NONE; 1024],
             hasher: RandomState::new(),
+            moved: 0,
             memory: 0,
             memory_max,
         };
@@ -229,6 +232,7 @@ impl Tree {
     pub(crate) fn lookup(&self, parent: u32, name: &[u8]) -> Option<u32> {
         match self.table[self.place(parent, name)] {
             NONE => None,
+            node if self.is_replaced(node) => None,
             node => Some(node),
         }
     }
@@ -244,9 +248,7 @@ impl Tree {
     /// name is out of reach from then on.
     pub(crate) fn link(&mut self, parent: u32, name: &[u8], inode: u32) -> Result<u32, Error> {
         self.charge(Self::NODE_COST + 2 + name.len() as u64)?;
-        if self.nodes.len() as usize >= self.table.len() / 4 * 3 {
-            self.grow();
-        }
+        self.make_room();
         let place = self.place(parent, name);
         let old = self.table[place];
         let name = match old {
@@ -269,6 +271,71 @@ impl Tree {
     /// Makes a pending node a name of `inode`.
     pub(crate) fn relink(&mut self, node: u32, inode: u32) {
         self.nodes[node].inode = inode;
+    }
+
+    /// Takes a name out of the tree. What is in it can be [merged](Self::merge) into
+    /// another directory.
+    pub(crate) fn detach(&mut self, node: u32) {
+        self.nodes[node].inode = NONE;
+    }
+
+    /// Moves what is in a detached directory into another one. Of two of one name the
+    /// later in the archive counts; directories merge. Walks the whole tree for each
+    /// directory that merges.
+    pub(crate) fn merge(&mut self, from: u32, into: u32) -> Result<(), Error> {
+        let mut todo = vec![(from, into)];
+        while let Some((from, into)) = todo.pop() {
+            for node in 1..self.node_count() {
+                if self.nodes[node].parent != from || self.is_replaced(node) {
+                    continue;
+                }
+                let name = self.name(node).to_vec();
+                match self.lookup(into, &name) {
+                    None => self.reparent(node, into)?,
+                    Some(other) => {
+                        let both = self.inode(node).kind() == Kind::Dir
+                            && self.inode(other).kind() == Kind::Dir;
+                        if both {
+                            let moved = self.inode(node).clone();
+                            let implied = moved.data & DIR_IMPLIED != 0;
+                            if !implied && (node > other || self.is_implied(other)) {
+                                *self.inode_mut(other) = moved;
+                            }
+                            self.detach(node);
+                            todo.push((node, other));
+                        } else if node > other {
+                            self.detach(other);
+                            self.reparent(node, into)?;
+                        } else {
+                            self.detach(node);
+                        }
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn is_implied(&self, node: u32) -> bool {
+        self.inode(node).data & DIR_IMPLIED != 0
+    }
+
+    /// Puts a node into another directory. Its former place in the table stays taken:
+    /// no name leads there.
+    fn reparent(&mut self, node: u32, parent: u32) -> Result<(), Error> {
+        self.charge(8)?;
+        self.moved += 1;
+        self.make_room();
+        self.nodes[node].parent = parent;
+        let place = self.place(parent, self.name(node));
+        self.table[place] = node;
+        Ok(())
+    }
+
+    fn make_room(&mut self) {
+        if (self.nodes.len() + self.moved) as usize >= self.table.len() / 4 * 3 {
+            self.grow();
+        }
     }
 
     /// Frees what only the building of the tree needs.

@@ -75,6 +75,32 @@ impl XattrSets {
     }
 }
 
+/// Whether entries as they are on disk mark a directory as opaque.
+pub(crate) fn is_opaque(entries: &[u8]) -> bool {
+    split(entries).any(|(key, value, _)| key == (TRUSTED, OPAQUE_NAME) && value == OPAQUE_VALUE)
+}
+
+/// Entries as they are on disk, but for the mark of an opaque directory.
+pub(crate) fn without_opaque(entries: &[u8]) -> Vec<u8> {
+    let others = split(entries).filter(|(key, ..)| *key != (TRUSTED, OPAQUE_NAME));
+    others.flat_map(|(.., raw)| raw).copied().collect()
+}
+
+/// Of each entry: namespace and name, value, and all of it. What makes no sense ends it.
+fn split(mut entries: &[u8]) -> impl Iterator<Item = ((u8, &[u8]), &[u8], &[u8])> {
+    std::iter::from_fn(move || {
+        let [name_len, index, low, high, ..] = *entries else {
+            return None;
+        };
+        let name_end = 4 + usize::from(name_len);
+        let end = name_end + usize::from(u16::from_le_bytes([low, high]));
+        let (name, value) = (entries.get(4..name_end)?, entries.get(name_end..end)?);
+        let (raw, rest) = entries.split_at_checked(end.next_multiple_of(4))?;
+        entries = rest;
+        Some(((index, name), value, raw))
+    })
+}
+
 /// Encodes the attributes that are kept, sorted by name. Returns the entries
 /// and how many attributes were dropped.
 pub(crate) fn encode(

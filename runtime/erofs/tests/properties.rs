@@ -246,6 +246,6 @@ fn golden() {
     });
     assert_eq!(
         (bulkhead_erofs::WRITER_VERSION, image.len(), hash),
-        (1, 20_480, 0xd234_156c_faa0_326b)
+        (2, 20_480, 0xd234_156c_faa0_326b)
     );
 }

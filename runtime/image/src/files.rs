@@ -5,12 +5,15 @@ use std::io::{self, Read, Write};
 use std::path::Path;
 
 use crate::error::{Error, IoContext, Result};
+use crate::steps;
 
 /// Makes the names in a directory durable.
 pub(crate) fn sync_dir(dir: &Path) -> Result<()> {
     File::open(dir)
         .and_then(|dir| dir.sync_all())
-        .at("sync", dir)
+        .at("sync", dir)?;
+    steps::directory_synced(dir);
+    Ok(())
 }
 
 /// Unlinks a file; that it is gone already is as good.
@@ -81,6 +84,7 @@ pub(crate) fn write_durably(path: &Path, tmp_dir: &Path, bytes: &[u8]) -> Result
 /// Moves a finished temporary file to its place, durably.
 pub(crate) fn persist(file: tempfile::NamedTempFile, path: &Path) -> Result<()> {
     file.as_file().sync_all().at("sync", file.path())?;
+    steps::file_synced(file.path());
     file.persist(path)
         .map_err(|error| error.error)
         .at("rename to", path)?;

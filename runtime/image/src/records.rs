@@ -1,7 +1,8 @@
 //! Records of images and layers in a redb file.
 //!
 //! Two tables, both keyed by 64 hex digits, both holding JSON with a `schema`
-//! number: `images` by image id, `layers` by diff id. A record is written only
+//! number: `images` by image id, `layers` by what they depend on
+//! ([`LayerRecord::key`]). A record is written only
 //! after the files it names are on disk, and removed before they are unlinked,
 //! so a crash at any point leaves at most files that no record names; those go
 //! at the next start. Every commit is durable when it returns: two-phase, with
@@ -14,12 +15,15 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::digest::Digest;
 use crate::error::{Error, Result};
+use crate::import::chain_id;
 
 const IMAGES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("images");
 const LAYERS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("layers");
 
 /// The form of records that this version writes, and the newest it reads.
-const SCHEMA: u32 = 1;
+///
+/// 2: layers may have a `base`, and images name layers by their keys.
+const SCHEMA: u32 = 2;
 
 /// What is remembered of an image. Its configuration is read from its blob.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,7 +32,7 @@ pub(crate) struct ImageRecord {
     pub(crate) id: Digest,
     pub(crate) repo_tags: Vec<String>,
     pub(crate) repo_digests: Vec<String>,
-    /// Diff ids of the layers to stack, base first, each once.
+    /// Keys of the layers to stack, base first, each once.
     pub(crate) layers: Vec<Digest>,
     /// Every small blob that belongs to the image: configuration, manifest, index.
     pub(crate) blobs: Vec<Digest>,
@@ -61,6 +65,9 @@ impl ImageRecord {
 pub(crate) struct LayerRecord {
     pub(crate) schema: u32,
     pub(crate) diff_id: Digest,
+    /// The chain id of the layers that it leans on, if it leans on any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) base: Option<Digest>,
     /// [`bulkhead_erofs::WRITER_VERSION`] of the writer that made the file.
     pub(crate) writer: u32,
     /// Length of the EROFS image.
@@ -70,20 +77,31 @@ pub(crate) struct LayerRecord {
 }
 
 impl LayerRecord {
-    pub(crate) fn new(diff_id: Digest, erofs_bytes: u64, tar_bytes: u64) -> Self {
+    pub(crate) fn new(
+        diff_id: Digest,
+        base: Option<Digest>,
+        erofs_bytes: u64,
+        tar_bytes: u64,
+    ) -> Self {
         let writer = bulkhead_erofs::WRITER_VERSION;
         Self {
             schema: SCHEMA,
             diff_id,
+            base,
             writer,
             erofs_bytes,
             tar_bytes,
         }
     }
 
+    /// What it is kept under: the diff id, or the chain id of one that leans on others.
+    pub(crate) fn key(&self) -> Digest {
+        chain_id(self.base.as_ref(), &self.diff_id)
+    }
+
     /// The name of the layer's file: what it holds and who wrote it.
     pub(crate) fn file_name(&self) -> String {
-        format!("{}.v{}.erofs", self.diff_id.hex(), self.writer)
+        format!("{}.v{}.erofs", self.key().hex(), self.writer)
     }
 }
 
@@ -153,7 +171,7 @@ impl Records {
         let layers = txn.open_table(LAYERS).map_err(|e| self.error(e))?;
         for item in layers.iter().map_err(|e| self.error(e))? {
             let (key, value) = item.map_err(|e| self.error(e))?;
-            match decode::<LayerRecord>(value.value(), |r| (r.schema, r.diff_id), key.value()) {
+            match decode::<LayerRecord>(value.value(), |r| (r.schema, r.key()), key.value()) {
                 Ok(record) => loaded.layers.push(record),
                 Err(reason) => loaded
                     .unreadable
@@ -186,7 +204,7 @@ impl Records {
             for record in &changes.put_layers {
                 let json = serde_json::to_vec(record).map_err(|e| self.error(e))?;
                 layers
-                    .insert(record.diff_id.hex().as_str(), json.as_slice())
+                    .insert(record.key().hex().as_str(), json.as_slice())
                     .map_err(|e| self.error(e))?;
             }
             for id in &changes.drop_layers {

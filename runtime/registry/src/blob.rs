@@ -71,6 +71,12 @@ impl Blob {
         }
     }
 
+    /// Whether all of it was given out.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.offset >= self.size
+    }
+
     /// The next bytes, none at the end: `size` of them in all, never more.
     ///
     /// # Errors

@@ -263,6 +263,11 @@ fn failure(error: reqwest::Error, url: &Url) -> Failure {
     let text = without_url(error);
     let certificate = text.contains("certificate");
     match certificate {
+        true if text.contains("CaUsedAsEndEntity") => {
+            let why = "it shows an authority's certificate as its own (basicConstraints CA:TRUE): \
+                       give it one that the authority signed";
+            Failure::lasting(Kind::Unavailable, format!("{why} ({text})"))
+        }
         true => Failure::lasting(Kind::Unavailable, text),
         false if url.scheme() == "https" && text.contains("InvalidContentType") => {
             Failure::lasting(Kind::Unavailable, format!("it does not speak TLS ({text})"))

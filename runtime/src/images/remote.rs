@@ -43,7 +43,7 @@ impl Repository for Remote {
 
     fn blob(&self, digest: &Digest, size: u64) -> Result<Box<dyn Read>, ImageError> {
         Ok(Box::new(Download {
-            _turn: self.handle.block_on(self.downloads.turn()),
+            turn: Some(self.handle.block_on(self.downloads.turn())),
             blob: Some(self.repository.blob(digest, size)),
             handle: self.handle.clone(),
             rest: Bytes::new(),
@@ -53,7 +53,8 @@ impl Repository for Remote {
 
 /// A download as a reader. After an error it is at its end.
 struct Download {
-    _turn: Turn,
+    /// Until the last byte is here: what becomes of them then may take its time.
+    turn: Option<Turn>,
     blob: Option<Blob>,
     handle: Handle,
     rest: Bytes,
@@ -66,7 +67,12 @@ impl Read for Download {
                 return Ok(0);
             };
             match self.handle.block_on(blob.chunk()) {
-                Ok(Some(bytes)) => self.rest = bytes,
+                Ok(Some(bytes)) => {
+                    self.rest = bytes;
+                    if blob.is_complete() {
+                        self.turn = None;
+                    }
+                }
                 Ok(None) => self.blob = None,
                 Err(error) => {
                     self.blob = None;

@@ -8,6 +8,9 @@ use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 
+use bulkhead_erofs::Beneath;
+
+use super::layers::Place;
 use super::source::{Blob, check_digest};
 use super::{LayerSource, Totals};
 use crate::decompress::{Bounded, Decompressor};
@@ -22,59 +25,68 @@ use crate::store::Inner;
 const REPORT_EVERY: u64 = 1 << 20;
 
 /// Sees to it that the layer is in the store. `open` is called if it has to be
-/// read, `report` with the compressed bytes read. Returns what was done: one layer, made
-/// or here already.
+/// read, `beneath` if it leans on others, `report` with the compressed bytes read.
+/// Returns what it is kept under, and what was done: one layer, made or here already.
 ///
-/// Two imports that need one layer at the same time convert it once: the second
-/// waits for the first and, should that fail, does it itself.
+/// Two imports that need one layer in one place at the same time convert it once: the
+/// second waits for the first and, should that fail, does it itself.
 pub(super) fn ensure(
     store: &Arc<Inner>,
-    diff_id: &Digest,
+    place: &Place,
     layer: &LayerSource,
     open: impl Fn() -> Result<Blob>,
+    beneath: &dyn Beneath,
     report: &dyn Fn(u64, u64),
-) -> Result<Totals> {
+) -> Result<(Digest, Totals)> {
     let mut state = store.lock();
     loop {
-        if let Some(record) = state.layers.get(diff_id)
-            && std::fs::metadata(store.layer_path(record))
-                .is_ok_and(|meta| meta.len() == record.erofs_bytes)
-        {
-            return Ok(Totals {
-                reused: 1,
-                ..Totals::default()
-            });
+        for key in place.keys() {
+            if let Some(record) = state.layers.get(&key)
+                && std::fs::metadata(store.layer_path(record))
+                    .is_ok_and(|meta| meta.len() == record.erofs_bytes)
+            {
+                let reused = Totals {
+                    reused: 1,
+                    ..Totals::default()
+                };
+                return Ok((key, reused));
+            }
         }
-        if state.converting.insert(*diff_id) {
+        if state.converting.insert(place.chain_id) {
             break;
         }
         state = store.wait_converted(state);
     }
     drop(state);
-    let _turn = Turn { store, diff_id };
-    convert(store, diff_id, layer, open()?, report)
+    let _turn = Turn {
+        store,
+        chain_id: &place.chain_id,
+    };
+    convert(store, place, layer, open()?, beneath, report)
 }
 
 /// The right to convert a layer; others may when it is dropped.
 struct Turn<'a> {
     store: &'a Inner,
-    diff_id: &'a Digest,
+    chain_id: &'a Digest,
 }
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        self.store.lock().converting.remove(self.diff_id);
+        self.store.lock().converting.remove(self.chain_id);
         self.store.converted.notify_all();
     }
 }
 
 fn convert(
     store: &Inner,
-    diff_id: &Digest,
+    place: &Place,
     layer: &LayerSource,
     blob: Blob,
+    beneath: &dyn Beneath,
     report: &dyn Fn(u64, u64),
-) -> Result<Totals> {
+) -> Result<(Digest, Totals)> {
+    let diff_id = &place.diff_id;
     let what = || match &layer.expected {
         Some((digest, _)) => format!("layer {digest}"),
         None => format!("layer {:?}", layer.name),
@@ -118,7 +130,7 @@ fn convert(
         None => Decompressor::detect(input, limits.zstd_window_log).map(|(decoder, _)| decoder),
     };
     let decoder = decoder.map_err(decompress_error)?;
-    let mut archive = HashingReader::new(Bounded::new(decoder, limits.layer_bytes));
+    let mut archive = HashingReader::new(Bounded::new(Whole(decoder), limits.layer_bytes));
 
     let tmp_dir = store.tmp_dir();
     let file = tempfile::NamedTempFile::new_in(&tmp_dir).at("create a file in", &tmp_dir)?;
@@ -126,11 +138,11 @@ fn convert(
         limits: limits.erofs.clone(),
         uuid: uuid_of(diff_id),
     };
-    let converted = bulkhead_erofs::convert(&mut archive, file.as_file(), &options);
+    let converted = bulkhead_erofs::convert_over(&mut archive, file.as_file(), &options, beneath);
 
     let (actual_diff_id, tar_bytes, bounded) = archive.finish();
     let exceeded = bounded.exceeded();
-    let mut decoder = bounded.into_inner();
+    let mut decoder = bounded.into_inner().0;
     // What follows the compressed stream counts for the digest as well. A wrong
     // digest is the better explanation of whatever went wrong with the content.
     let drained = io::copy(decoder.get_mut(), &mut io::sink());
@@ -175,7 +187,9 @@ fn convert(
     file.as_file()
         .set_permissions(readable)
         .at("change the mode of", file.path())?;
-    let record = LayerRecord::new(*diff_id, converted.image_bytes, tar_bytes);
+    let base = place.base.filter(|_| converted.leans);
+    let record = LayerRecord::new(*diff_id, base, converted.image_bytes, tar_bytes);
+    let key = record.key();
     files::persist(file, &store.layer_path(&record))?;
     steps::reached("layer renamed");
     store.records.commit(&Changes {
@@ -183,13 +197,28 @@ fn convert(
         ..Changes::default()
     })?;
     steps::reached("layer recorded");
-    store.lock().layers.insert(*diff_id, record);
-    Ok(Totals {
+    store.lock().layers.insert(key, record);
+    let done = Totals {
         read,
         written: converted.image_bytes,
         converted: 1,
         reused: 0,
-    })
+    };
+    Ok((key, done))
+}
+
+/// A decompressor that, once its stream has ended, reads what follows it: a layer may
+/// wait for others at its end, and must not keep a download open meanwhile.
+struct Whole<R: Read>(Decompressor<R>);
+
+impl<R: Read> Read for Whole<R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let n = self.0.read(buf)?;
+        if n == 0 && !buf.is_empty() {
+            io::copy(self.0.get_mut(), &mut io::sink())?;
+        }
+        Ok(n)
+    }
 }
 
 /// A UUID from the layer's identity, of version 8 (RFC 9562, section 5.8).

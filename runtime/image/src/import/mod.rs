@@ -2,11 +2,12 @@
 //!
 //! First the documents are read, which say what there is: names, configuration,
 //! layers ([`oci`], [`docker`]). Then each layer that the store does not have is
-//! converted ([`layer`]). Then the documents are stored, and last the record
+//! converted ([`layers`], [`layer`]). Then the documents are stored, and last the record
 //! that makes the image known. Until then nothing of it can be seen.
 
 mod docker;
 mod layer;
+mod layers;
 mod oci;
 mod pull;
 mod source;
@@ -14,8 +15,7 @@ mod source;
 mod tests;
 
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::config::ImageConfig;
@@ -28,6 +28,7 @@ use crate::records::ImageRecord;
 use crate::reference::Reference;
 use crate::steps;
 use crate::store::{Inner, Pin, Store};
+pub(crate) use layers::chain_id;
 pub use pull::{PullOptions, Repository};
 use source::{Blob, Source};
 
@@ -263,13 +264,23 @@ impl Inner {
         });
 
         // From here on nothing of this image is collected until it is known.
-        let pinned = config
-            .diff_ids
+        let places = layers::places(&config.diff_ids);
+        let mut pins: Vec<_> = places
             .iter()
-            .chain(found.blobs.iter().map(|(digest, _)| digest));
-        let pins: Vec<_> = pinned.map(|digest| self.pin(*digest)).collect();
+            .flat_map(layers::Place::keys)
+            .map(|key| self.pin(key))
+            .collect();
+        pins.extend(found.blobs.iter().map(|(digest, _)| self.pin(*digest)));
 
-        totals.add(&self.layers(source, found, &config.diff_ids, layers_at_once, progress)?);
+        let (keys, done) = layers::ensure(
+            self,
+            source,
+            &found.layers,
+            &places,
+            layers_at_once,
+            progress,
+        )?;
+        totals.add(&done);
         for (digest, bytes) in &found.blobs {
             files::write_durably(&self.blob_path(digest), &self.tmp_dir(), bytes)?;
             steps::reached("blob written");
@@ -283,83 +294,12 @@ impl Inner {
                 .map(|name| name.with_digest(digest))
                 .collect();
         }
-        record.layers = stack(&config.diff_ids);
+        record.layers = layers::stack(&keys);
         record.blobs = found.blobs.iter().map(|(digest, _)| *digest).collect();
         record.imported_at = SystemTime::now()
             .duration_since(SystemTime::UNIX_EPOCH)
             .map_or(0, |elapsed| elapsed.as_secs());
         Ok((record, pins))
-    }
-}
-
-impl Inner {
-    /// Brings an image's layers into the store, some at a time, base first.
-    fn layers(
-        self: &Arc<Self>,
-        source: &dyn Layers,
-        found: &Found,
-        diff_ids: &[Digest],
-        at_once: usize,
-        progress: &Report<'_>,
-    ) -> Result<Totals> {
-        let next = AtomicUsize::new(0);
-        let outcome = Mutex::new(Ok(Totals::default()));
-        let settle = |done: Result<Totals>| {
-            let mut outcome = outcome.lock().unwrap_or_else(PoisonError::into_inner);
-            match (&mut *outcome, done) {
-                (Ok(totals), Ok(done)) => totals.add(&done),
-                (Ok(_), Err(error)) => *outcome = Err(error),
-                // The first that failed is told of.
-                (Err(_), _) => {}
-            }
-            outcome.is_ok()
-        };
-        let work = || {
-            loop {
-                let index = next.fetch_add(1, Ordering::Relaxed);
-                let (Some(diff_id), Some(layer)) = (diff_ids.get(index), found.layers.get(index))
-                else {
-                    return;
-                };
-                if !settle(self.layer(source, index, diff_id, layer, progress)) {
-                    next.store(diff_ids.len(), Ordering::Relaxed);
-                }
-            }
-        };
-        let threads = at_once.clamp(1, diff_ids.len().max(1));
-        std::thread::scope(|scope| {
-            for _ in 1..threads {
-                scope.spawn(work);
-            }
-            work();
-        });
-        outcome.into_inner().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn layer(
-        self: &Arc<Self>,
-        source: &dyn Layers,
-        index: usize,
-        diff_id: &Digest,
-        layer: &LayerSource,
-        progress: &Report<'_>,
-    ) -> Result<Totals> {
-        let diff_id = *diff_id;
-        let report = |done, total| {
-            progress(Progress::Layer {
-                index,
-                diff_id,
-                done,
-                total,
-            });
-        };
-        let done = layer::ensure(self, &diff_id, layer, || source.open(layer), &report)?;
-        progress(Progress::LayerDone {
-            index,
-            diff_id,
-            reused: done.reused > 0,
-        });
-        Ok(done)
     }
 }
 
@@ -404,19 +344,6 @@ fn check_platform(config: &ImageConfig) -> Result<()> {
         wanted: here.to_string(),
         found,
     })
-}
-
-/// The layers to stack. One that occurs twice counts at its upper place: all it
-/// says is said there, above whatever came between.
-fn stack(diff_ids: &[Digest]) -> Vec<Digest> {
-    let mut layers: Vec<Digest> = Vec::with_capacity(diff_ids.len());
-    for diff_id in diff_ids.iter().rev() {
-        if !layers.contains(diff_id) {
-            layers.push(*diff_id);
-        }
-    }
-    layers.reverse();
-    layers
 }
 
 /// A repository for images that bring a tag only: `localhost/` and the file's

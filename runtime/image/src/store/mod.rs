@@ -3,7 +3,7 @@
 //! ```text
 //! <dir>/images.redb               records (see `records`)
 //! <dir>/blobs/sha256/<hex>        configurations, manifests, indexes: small
-//! <dir>/layers/<diff id>.v1.erofs layers, one file each, shared by all images
+//! <dir>/layers/<key>.v2.erofs     layers, one file each, shared by all images
 //! <dir>/tmp/                      what is being written; emptied at start
 //! ```
 //!
@@ -59,10 +59,11 @@ pub(crate) struct Inner {
 #[derive(Default)]
 pub(crate) struct State {
     images: BTreeMap<Digest, Entry>,
+    /// By their keys.
     pub(crate) layers: BTreeMap<Digest, LayerRecord>,
-    /// Layers (by diff id) and blobs that running imports rely on.
+    /// Layers (by key) and blobs that running imports rely on.
     pins: HashMap<Digest, usize>,
-    /// Layers that are being converted, by diff id.
+    /// Layers that are being converted, by chain id.
     pub(crate) converting: HashSet<Digest>,
     /// Images that pods rely on.
     holds: HashMap<Digest, usize>,
@@ -112,7 +113,7 @@ impl Store {
         state.layers = loaded
             .layers
             .into_iter()
-            .map(|record| (record.diff_id, record))
+            .map(|record| (record.key(), record))
             .collect();
         let inner = Inner {
             dir,

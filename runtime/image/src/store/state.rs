@@ -102,10 +102,11 @@ impl Inner {
         }
         let config = ImageConfig::parse(&json).map_err(|error| error.to_string())?;
         let mut found = Vec::with_capacity(record.layers.len());
-        for diff_id in &record.layers {
-            let Some(layer) = layers.get(diff_id) else {
-                return Err(format!("layer {diff_id} has no record"));
+        for key in &record.layers {
+            let Some(layer) = layers.get(key) else {
+                return Err(format!("layer {key} has no record"));
             };
+            let diff_id = layer.diff_id;
             let erofs_path = self.layer_path(layer);
             match fs::metadata(&erofs_path) {
                 Ok(meta) if meta.len() == layer.erofs_bytes => {}
@@ -120,7 +121,7 @@ impl Inner {
             }
             let erofs_bytes = layer.erofs_bytes;
             found.push(Layer {
-                diff_id: *diff_id,
+                diff_id,
                 erofs_path,
                 erofs_bytes,
             });
@@ -217,19 +218,19 @@ impl Inner {
         let unused: Vec<LayerRecord> = state
             .layers
             .values()
-            .filter(|layer| !state.needs(|record| &record.layers, &layer.diff_id))
+            .filter(|layer| !state.needs(|record| &record.layers, &layer.key()))
             .cloned()
             .collect();
         let mut freed = 0;
         if !unused.is_empty() {
-            let drop_layers = unused.iter().map(|layer| layer.diff_id).collect();
+            let drop_layers = unused.iter().map(LayerRecord::key).collect();
             self.records.commit(&Changes {
                 drop_layers,
                 ..Changes::default()
             })?;
         }
         for layer in &unused {
-            state.layers.remove(&layer.diff_id);
+            state.layers.remove(&layer.key());
             steps::reached("layer forgotten");
             let path = self.layer_path(layer);
             freed += fs::metadata(&path).map_or(0, |meta| meta.blocks() * 512);

@@ -1,4 +1,6 @@
 //! Whole lives of pods with one container: run, create, start, stop, remove.
+//!
+//! One that fails is told of and counted; the others go on.
 
 use std::time::Instant;
 
@@ -31,6 +33,22 @@ pub(crate) async fn once(target: &Target, name: &str, report: &mut Report) -> Re
     Ok(())
 }
 
+/// One life after the other, of the targets in turn.
+pub(crate) async fn in_turn(targets: &[Target], count: u32, report: &mut Report) {
+    let mut failed = vec![0; targets.len()];
+    for run in 0..count {
+        for (target, failed) in targets.iter().zip(&mut failed) {
+            if let Err(error) = once(target, &format!("cycle-{run}"), report).await {
+                eprintln!("{error:#}");
+                *failed += 1;
+            }
+        }
+    }
+    for (target, failed) in targets.iter().zip(failed) {
+        report.add(&target.name, "whole cycles that failed", f64::from(failed));
+    }
+}
+
 /// `count` lives at once: how long each takes then, and all of them.
 pub(crate) async fn at_once(target: &Target, count: u32, report: &mut Report) -> Result<()> {
     let began = Instant::now();
@@ -52,8 +70,16 @@ pub(crate) async fn at_once(target: &Target, count: u32, report: &mut Report) ->
             })
         })
         .collect();
+    let mut failed = 0;
     for life in lives {
-        let (ran, started) = life.await??;
+        let (ran, started) = match life.await? {
+            Ok(took) => took,
+            Err(error) => {
+                eprintln!("{error:#}");
+                failed += 1;
+                continue;
+            }
+        };
         for (metric, took) in [("RunPodSandbox", ran), ("container running", started)] {
             let metric = format!("{count} at once: {metric}, ms");
             report.add(&target.name, &metric, milliseconds(took));
@@ -61,5 +87,7 @@ pub(crate) async fn at_once(target: &Target, count: u32, report: &mut Report) ->
     }
     let metric = format!("{count} at once: all done, ms");
     report.add(&target.name, &metric, milliseconds(began.elapsed()));
+    let metric = format!("{count} at once: failed");
+    report.add(&target.name, &metric, f64::from(failed));
     Ok(())
 }

@@ -120,11 +120,7 @@ async fn measure(options: &Options, addresses: Vec<Address>) -> Result<Report> {
         report.table(&[])
     );
     eprintln!("life cycles, one after the other");
-    for run in 0..options.cycles {
-        for target in &targets {
-            cycles::once(target, &format!("cycle-{run}"), &mut report).await?;
-        }
-    }
+    cycles::in_turn(&targets, options.cycles, &mut report).await;
     for target in &targets {
         eprintln!("{}: {} life cycles at once", target.name, options.parallel);
         cycles::at_once(target, options.parallel, &mut report).await?;

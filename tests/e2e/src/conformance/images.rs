@@ -1,4 +1,5 @@
-//! The images that critest pulls, made from busybox and the testbox.
+//! The images that critest pulls, made from busybox and the testbox, in a registry on
+//! the loopback that stands in for every other one.
 //!
 //! Only those whose contents matter have any: most are pulled, looked at and
 //! removed, and hold a file that makes their digests differ.
@@ -8,8 +9,10 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
+use bulkhead_test_registry::{Content, Server};
+
 use crate::{
-    image::{Archive, Compression, Layer, busybox},
+    image::{Archive, Built, Compression, Layer, MANIFEST, busybox},
     node::Node,
 };
 
@@ -25,27 +28,46 @@ const GROUP: &[u8] = b"root:x:0:\nwww-data:x:33:\nusers:x:100:\ndefault-user:x:1
 /// Puts the user of number 1000 into one more group.
 const GROUP_IN_IMAGE: &[u8] = b"group-defined-in-image:x:50000:default-user\n";
 
-/// Builds and imports all of them.
+/// Builds all of them and sees to it that the node gets them from the server that is
+/// returned, whatever registry their names are of.
 ///
 /// # Errors
-/// A program that they are made from is not there, or the node refused one.
-pub(super) async fn import(node: &Node, testbox: &Path) -> Result<()> {
+/// A program that they are made from is not there.
+pub(super) async fn serve(node: &Node, testbox: &Path) -> Result<Server> {
     let testbox = std::fs::read(testbox).with_context(|| {
         format!(
             "reading {} (tests/host/build.sh makes it)",
             testbox.display()
         )
     })?;
-    for (index, (reference, archive)) in all(&testbox)?.into_iter().enumerate() {
-        node.import(&archive, &format!("image-{index}.tar"))
-            .await
-            .with_context(|| format!("importing {reference}"))?;
-    }
-    Ok(())
+    let content = content(&all(&testbox)?)?;
+    let server = Server::plain(move |asked| content.answer(asked)).await;
+    let hosts = node.hosts_dir().join("_default");
+    std::fs::create_dir_all(&hosts)?;
+    std::fs::write(
+        hosts.join("hosts.toml"),
+        format!("no_fallback = true\n[host.\"http://{}\"]\n", server.address),
+    )?;
+    Ok(server)
 }
 
-/// Every image: reference and archive.
-fn all(testbox: &[u8]) -> Result<Vec<(String, Vec<u8>)>> {
+fn content(images: &[(String, Built)]) -> Result<Content> {
+    let mut content = Content::default();
+    for (name, image) in images {
+        let parts = name.split_once('/').and_then(|(_, it)| it.rsplit_once(':'));
+        let (path, tag) = parts.with_context(|| format!("{name} is no registry/path:tag"))?;
+        for name in [tag, &image.manifest_digest()] {
+            content = content.manifest(path, name, MANIFEST, &image.manifest);
+        }
+        for (digest, bytes) in &image.blobs {
+            content = content.blob(path, &format!("sha256:{digest}"), bytes);
+        }
+    }
+    Ok(content)
+}
+
+/// Every image, by its reference.
+fn all(testbox: &[u8]) -> Result<Vec<(String, Built)>> {
     let base = busybox()?.finish()?;
     let system = system(testbox, GROUP)?;
     let with_group = system_with_group(testbox)?;
@@ -55,8 +77,7 @@ fn all(testbox: &[u8]) -> Result<Vec<(String, Vec<u8>)>> {
         for layer in layers {
             archive = archive.layer(layer, Compression::Gzip)?;
         }
-        let archive = archive.finish(&reference, config)?;
-        images.push((reference, archive));
+        images.push((reference, archive.build(config)?));
         Ok(())
     };
     let shell = json!({ "Env": ["PATH=/bin"], "Cmd": ["sh"] });
@@ -190,5 +211,6 @@ mod tests {
         references.dedup();
         assert_eq!(references.len(), images.len());
         assert!(references.iter().all(|it| it.contains(':')));
+        content(&images).unwrap();
     }
 }

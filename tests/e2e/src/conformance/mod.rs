@@ -1,8 +1,8 @@
 //! Kubernetes' own conformance tests of container runtimes, against one node.
 //!
 //! critest (the `cri-tools` project) is brought along by whoever runs this; the
-//! project neither builds nor fetches it. The images that it pulls are made here
-//! ([`images`]) and imported under the names it pulls them by.
+//! project neither builds nor fetches it. The images that it pulls are made and served
+//! here ([`images`]).
 //!
 //! Every specification must pass but for those in `tests/conformance/known.txt`,
 //! each with its reason ([`known`]). Those are run all the same: one of them that
@@ -58,11 +58,9 @@ pub async fn run(programs: &Programs, options: &Options) -> Result<Verdict> {
         // Its pods are in Kubernetes namespaces with random names.
         extra.push_str("\n[host_pods]\nallow_namespaces = [\"*\"]\n");
     }
-    let mut node = Node::new(programs, "conformance", &extra)?;
+    let mut node = Node::new_online(programs, "conformance", &extra)?;
+    let _registry = images::serve(&node, &programs.testbox).await?;
     node.start().await?;
-    let began = std::time::Instant::now();
-    images::import(&node, &programs.testbox).await?;
-    println!("images are imported ({:.1?})", began.elapsed());
     let outcomes = critest(&node, options).await?;
     let verdict = known::judge(&outcomes, &Known::ours()?, options.focus.is_empty());
     print(&outcomes, &verdict, options.verbose);

@@ -1,79 +1,133 @@
 //! A crash at any step, damage on disk, restarts.
 
+use std::fs::File;
+
+use super::pulls::Memory;
 use super::*;
+
+/// What is lost at a crash.
+#[derive(Clone, Copy)]
+enum Crash {
+    /// The process.
+    Killed,
+    /// And all that was not synced.
+    PowerLost,
+}
 
 /// Does `body` with a store, and checks what a crash at each of its steps
 /// leaves. Returns the steps.
-fn crash_at_each_step(bench: &Bench, body: impl FnOnce()) -> Vec<&'static str> {
+fn crash_at_each_step(bench: &Bench, crash: Crash, body: impl FnOnce()) -> Vec<&'static str> {
     let steps = std::rc::Rc::new(std::cell::RefCell::new(Vec::new()));
     let (dir, seen) = (bench.store.dir().to_owned(), steps.clone());
     let archive = bench.write("again.tar", &simple().archive());
+    crate::steps::Disk::follow(&dir);
     crate::steps::watching(
         move |step| {
             seen.borrow_mut().push(step);
-            let copy = copy_of(&dir);
+            let copy = match crash {
+                Crash::Killed => copy_of(&dir),
+                Crash::PowerLost => {
+                    let copy = tempfile::tempdir().unwrap();
+                    crate::steps::Disk::after_power_loss(copy.path());
+                    // A commit that returned is durable: what the database itself makes
+                    // of a crash amid one is its own tests' concern.
+                    let database = "images.redb";
+                    std::fs::copy(dir.join(database), copy.path().join(database)).unwrap();
+                    copy
+                }
+            };
             // What a crash amid a write leaves.
+            std::fs::create_dir_all(copy.path().join("tmp")).unwrap();
             std::fs::write(copy.path().join("tmp/left-over"), b"x").unwrap();
-            let store = Store::open(copy.path()).unwrap();
-            assert!(
-                store.problems().is_empty(),
-                "after {step}: {:?}",
-                store.problems()
-            );
-            assert_eq!(
-                std::fs::read_dir(copy.path().join("tmp")).unwrap().count(),
-                0
-            );
-            for image in store.list() {
-                assert!(
-                    image.layers.iter().all(|layer| layer.erofs_path.exists()),
-                    "after {step}"
-                );
-            }
-            store
-                .import(&archive, &ImportOptions::default(), &|_| {})
-                .unwrap();
-            for image in store.list() {
-                store.remove(&image.id.to_string()).unwrap();
-            }
-            store.collect().unwrap();
-            assert_eq!(
-                std::fs::read_dir(copy.path().join("layers"))
-                    .unwrap()
-                    .count(),
-                0
-            );
-            assert_eq!(
-                std::fs::read_dir(copy.path().join("blobs/sha256"))
-                    .unwrap()
-                    .count(),
-                0
-            );
+            sound(copy.path(), step, &archive);
         },
         body,
     );
     steps.take()
 }
 
+/// A store is whole, takes the image in, and can be emptied.
+fn sound(dir: &Path, step: &str, archive: &Path) {
+    let store = Store::open(dir).unwrap();
+    let problems = store.problems();
+    assert!(problems.is_empty(), "after {step}: {problems:?}");
+    let count = |sub: &str| std::fs::read_dir(dir.join(sub)).unwrap().count();
+    assert_eq!(count("tmp"), 0);
+    for image in store.list() {
+        for layer in &image.layers {
+            bulkhead_erofs::read::Image::open(File::open(&layer.erofs_path).unwrap()).unwrap();
+        }
+    }
+    store
+        .import(archive, &ImportOptions::default(), &|_| {})
+        .unwrap();
+    for image in store.list() {
+        store.remove(&image.id.to_string()).unwrap();
+    }
+    store.collect().unwrap();
+    assert_eq!(
+        (count("layers"), count("blobs/sha256")),
+        (0, 0),
+        "after {step}"
+    );
+}
+
+const OF_AN_IMPORT: [&str; 5] = [
+    "layer written",
+    "layer renamed",
+    "layer recorded",
+    "blob written",
+    "image recorded",
+];
+
+fn all_of(steps: &[&str], wanted: &[&str]) {
+    for step in wanted {
+        assert!(steps.contains(step), "{step} in {steps:?}");
+    }
+}
+
 #[test]
 fn a_crash_at_any_step_leaves_a_sound_store() {
-    let bench = Bench::new();
-    let archive = simple().archive();
-    let steps = crash_at_each_step(&bench, || drop(bench.import(&archive).unwrap()));
-    for step in [
-        "layer written",
-        "layer renamed",
-        "layer recorded",
-        "blob written",
-        "image recorded",
-    ] {
-        assert!(steps.contains(&step), "{step} in {steps:?}");
+    for crash in [Crash::Killed, Crash::PowerLost] {
+        let bench = Bench::new();
+        let archive = simple().archive();
+        let steps = crash_at_each_step(&bench, crash, || drop(bench.import(&archive).unwrap()));
+        all_of(&steps, &OF_AN_IMPORT);
+        let steps = crash_at_each_step(&bench, crash, || {
+            drop(bench.store.remove("registry.test/app:v1").unwrap());
+        });
+        all_of(&steps, &["image forgotten", "layer forgotten"]);
     }
-    let steps = crash_at_each_step(&bench, || {
-        drop(bench.store.remove("registry.test/app:v1").unwrap())
-    });
-    for step in ["image forgotten", "layer forgotten"] {
-        assert!(steps.contains(&step), "{step} in {steps:?}");
+}
+
+#[test]
+fn a_crash_at_any_step_of_a_pull() {
+    for crash in [Crash::Killed, Crash::PowerLost] {
+        let bench = Bench::new();
+        let registry = Memory::of(&simple());
+        let steps = crash_at_each_step(&bench, crash, || {
+            drop(registry.pull(&bench, "registry.test/app:v1", 1).unwrap());
+        });
+        all_of(&steps, &OF_AN_IMPORT);
+    }
+}
+
+#[test]
+fn a_crash_at_any_step_of_a_collection() {
+    for crash in [Crash::Killed, Crash::PowerLost] {
+        let bench = Bench::new();
+        let image = bench.import(&simple().archive()).unwrap().images[0].clone();
+        // Removed while a pod used it: left to the collection.
+        let hold = bench.store.hold(&image.id).unwrap();
+        bench.store.remove("registry.test/app:v1").unwrap();
+        let copy = copy_of(bench.store.dir());
+        drop(hold);
+        let store = Store::open(copy.path()).unwrap();
+        let bench = Bench { dir: copy, store };
+        let steps = crash_at_each_step(&bench, crash, || {
+            assert!(bench.store.collect().unwrap() > 0);
+        });
+        all_of(&steps, &["image forgotten", "layer forgotten"]);
     }
 }
 

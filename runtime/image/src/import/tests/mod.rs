@@ -3,6 +3,7 @@
 mod crashes;
 mod formats;
 mod lifecycle;
+mod pulls;
 mod refusals;
 
 use std::io::Write;
