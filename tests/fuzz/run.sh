@@ -1,5 +1,5 @@
 #!/bin/sh
-# Builds every fuzz target and runs each for FUZZ_SECONDS (default 10), one on each
+# Builds every fuzz target and runs each for FUZZ_SECONDS (default 5), one on each
 # processor at a time. Corpora stay in tests/fuzz/corpus and begin with
 # tests/fuzz/seeds; a finding is in tests/fuzz/artifacts.
 #
@@ -7,7 +7,7 @@
 # there is one, else the stable one is told to allow it.
 set -eu
 cd "$(dirname "$0")"
-export FUZZ_SECONDS="${FUZZ_SECONDS:-10}"
+export FUZZ_SECONDS="${FUZZ_SECONDS:-5}"
 
 if ! command -v cargo-fuzz >/dev/null; then
     echo "fuzz: installing cargo-fuzz"
@@ -25,6 +25,8 @@ export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$PWD/target}/fuzz"
 echo "fuzz: building"
 # shellcheck disable=SC2086 # empty is no argument
 cargo $FUZZ_TOOLCHAIN fuzz build --fuzz-dir . --dev
+PROGRAMS=$CARGO_TARGET_DIR/$(rustc -vV | sed -n 's/^host: //p')/debug
+export PROGRAMS
 
 # shellcheck disable=SC2016 # for the inner shell
 run='
@@ -33,10 +35,11 @@ mkdir -p "corpus/$target"
 seeds=
 [ ! -d "seeds/$target" ] || seeds=seeds/$target
 log=corpus/$target.log
-if ! cargo $FUZZ_TOOLCHAIN fuzz run --fuzz-dir . --dev "$target" \
-    "corpus/$target" $seeds -- \
-    -max_total_time="$FUZZ_SECONDS" -rss_limit_mb=2048 -timeout=20 -print_final_stats=1 \
-    >"$log" 2>&1; then
+mkdir -p "artifacts/$target"
+# As `cargo fuzz run` does it, which would ask cargo once more for each of them.
+if ! ASAN_OPTIONS=detect_odr_violation=0 "$PROGRAMS/$target" "corpus/$target" $seeds \
+    -artifact_prefix="artifacts/$target/" -max_total_time="$FUZZ_SECONDS" \
+    -rss_limit_mb=2048 -timeout=20 -print_final_stats=1 >"$log" 2>&1; then
     tail -n 40 "$log"
     echo "fuzz: $target found something, see above and tests/fuzz/artifacts/$target" >&2
     exit 1

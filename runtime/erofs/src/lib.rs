@@ -32,6 +32,7 @@ mod data;
 mod disk;
 mod error;
 mod finish;
+#[cfg(any(test, feature = "testing"))]
 pub mod fuzz;
 mod lean;
 mod limits;

@@ -43,10 +43,28 @@ macro_rules! cases {
     };
 }
 
-/// Every case, in the order they run.
-pub(crate) const ALL: &[Case] = cases![
+/// Those that need neither a virtual machine nor a kernel of a certain kind: they can
+/// also run on the machine itself, in namespaces (`tests/e2e/apart.sh`), which an emulated
+/// one is many times slower than.
+pub(crate) const APART: &[Case] = cases![
+    leaks::a_thousand_streams,
+    sequences::random_without_vms,
+    host::bytes_are_exact,
+    pulls::what_a_registry_refuses,
+    pulls::daemon_killed,
+    bad_input::configuration,
+];
+
+/// The others, in the order they run: what takes longest comes first, so that of several
+/// runs that share them none is left with it at the end.
+pub(crate) const IN_A_TEST_HOST: &[Case] = cases![
     suites::agent,
     suites::vmm,
+    many::twenty_pods_leave_nothing,
+    crash::daemon_killed_at_each_step,
+    streams::bytes_are_exact,
+    restarts::fifty_under_a_busy_pod,
+    sequences::random,
     lifecycle::node_answers,
     lifecycle::pod_from_run_to_remove,
     lifecycle::image_layers_are_seen_as_one,
@@ -61,8 +79,6 @@ pub(crate) const ALL: &[Case] = cases![
     streams::exec_streams,
     streams::attach_streams,
     streams::port_forward,
-    streams::bytes_are_exact,
-    leaks::a_thousand_streams,
     usage::figures_are_plausible,
     usage::events_are_told,
     usage::limits_change,
@@ -72,17 +88,11 @@ pub(crate) const ALL: &[Case] = cases![
     settings::cgroup_parents,
     settings::environment_is_bytes,
     settings::privileged_devices,
-    many::twenty_pods_leave_nothing,
-    crash::daemon_killed_at_each_step,
     crash::daemon_killed_under_a_fast_log,
     crash::exits_during_an_outage_are_kept,
     crash::vmm_killed,
-    restarts::fifty_under_a_busy_pod,
     pulls::by_tag_and_by_digest,
-    pulls::what_a_registry_refuses,
-    pulls::daemon_killed,
     bad_input::images,
-    bad_input::configuration,
     bad_input::guests_that_do_not_come_up,
     bad_input::address_pool,
     bad_input::full_disk,
@@ -94,11 +104,13 @@ pub(crate) const ALL: &[Case] = cases![
     host::confined,
     host::daemon_killed_at_each_step,
     host::daemon_and_agent_killed,
-    host::bytes_are_exact,
     host::logs_rotate_under_load,
-    sequences::random,
-    sequences::random_without_vms,
 ];
+
+/// Every case.
+pub(crate) fn all() -> impl Iterator<Item = &'static Case> {
+    IN_A_TEST_HOST.iter().chain(APART)
+}
 
 /// A started node with the demo image, and what the world looked like then.
 async fn node(programs: &Programs, name: &str, extra: &str) -> Result<(Node, World)> {

@@ -1,0 +1,3 @@
+//! Damaged images into the EROFS reader.
+#![no_main]
+libfuzzer_sys::fuzz_target!(|data: &[u8]| bulkhead_erofs::fuzz::image(data));
