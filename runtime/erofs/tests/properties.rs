@@ -194,6 +194,11 @@ proptest! {
         fuzz::archive(&input);
     }
 
+    #[test]
+    fn damaged_images_are_survived(input in prop::collection::vec(any::<u8>(), 0..300)) {
+        fuzz::image(&input);
+    }
+
     /// A valid archive with bytes changed, checksums mended so that it gets past them.
     #[test]
     fn mutilated_archives_are_survived(
