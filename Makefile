@@ -81,6 +81,9 @@ bench: build host ## benchmarks beside peers; tables here, JSON in target/result
 	$(call say,bench,a CRI load beside containerd with runc and with runsc)
 	peers=$$(tests/bench/peers.sh) && $(IN_HOST) --timeout 3600 -- \
 		$(PROGRAMS)/bulkhead-bench cri --beside $$peers --json $(RESULTS)/cri.json
+	$(call say,bench,pulls of images beside containerd)
+	peers=$$(tests/bench/peers.sh) && $(IN_HOST) --timeout 3600 -- \
+		$(PROGRAMS)/bulkhead-bench pull --beside $$peers --json $(RESULTS)/pull.json
 
 clean: ## remove what cargo built; caches in ~/.cache/bulkhead stay
 	cargo clean

@@ -126,13 +126,14 @@ impl From<bulkhead_image::Error> for Error {
             From::NotFound => Kind::NotFound,
             From::Invalid | From::Corrupt => Kind::InvalidArgument,
             From::Limit | From::NoSpace => Kind::ResourceExhausted,
-            From::Denied => Kind::PermissionDenied,
+            From::Denied | From::Refused => Kind::PermissionDenied,
             From::Unavailable => Kind::Unavailable,
             From::Internal => Kind::Internal,
         };
         // What kubelet knows such an error by (k8s.io/cri-api, pkg/errors).
         let prefix = match error.kind() {
             From::Unavailable => "RegistryUnavailable: ",
+            From::Refused => "SignatureValidationFailed: ",
             _ => "",
         };
         Self::new(kind, format!("{prefix}{error}"))

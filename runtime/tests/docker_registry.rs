@@ -198,11 +198,19 @@ fn whole(image: &Image) {
     assert!(image.size_bytes > 400_000, "{image:?}");
 }
 
+async fn pull_with(
+    node: &NodeImages,
+    reference: Reference,
+    auth: Option<AuthConfig>,
+) -> bulkhead::Result<Arc<Image>> {
+    node.pull(reference, auth, Box::new(|_| ())).await
+}
+
 /// By tag, then by the digest that the tag stood for: the same image.
 async fn by_tag_and_digest(node: &NodeImages, name: &str, auth: Option<AuthConfig>) {
     let pull = async |name: &str| {
         let reference = Reference::parse(name).unwrap();
-        node.pull(reference, auth.clone()).await.unwrap()
+        pull_with(node, reference, auth.clone()).await.unwrap()
     };
     let image = pull(&format!("{name}:1")).await;
     whole(&image);
@@ -242,7 +250,7 @@ async fn tls_and_a_password() {
         (auth(USER, "another"), "the credentials from the request"),
     ] {
         let reference = Reference::parse(&name).unwrap();
-        let refused = node.pull(reference, auth).await.unwrap_err();
+        let refused = pull_with(&node, reference, auth).await.unwrap_err();
         assert_eq!(refused.kind(), Kind::PermissionDenied, "{refused}");
         assert!(refused.to_string().contains(words), "{refused}");
     }
@@ -314,8 +322,7 @@ async fn tls_and_tokens() {
     let node = node(directory, address, &hosts);
     let name = format!("{address}/{REPOSITORY}");
     let reference = Reference::parse(&name).unwrap();
-    let refused = node
-        .pull(reference, auth(USER, "another"))
+    let refused = pull_with(&node, reference, auth(USER, "another"))
         .await
         .unwrap_err();
     assert_eq!(refused.kind(), Kind::PermissionDenied, "{refused}");
@@ -339,7 +346,7 @@ async fn a_mirror_that_has_it() {
     let name = format!("registry.example/{REPOSITORY}");
     by_tag_and_digest(&node, &name, None).await;
     let reference = Reference::parse(&format!("{name}:2")).unwrap();
-    let refused = node.pull(reference, None).await.unwrap_err();
+    let refused = pull_with(&node, reference, None).await.unwrap_err();
     assert_eq!(refused.kind(), Kind::NotFound, "{refused}");
     // Both were asked, and by whose word.
     for server in [&without, &with] {

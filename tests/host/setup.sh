@@ -20,8 +20,8 @@ check=false
 kernel_packages="linux-source-6.12 build-essential bc bison flex libelf-dev xz-utils zstd cpio kmod rsync"
 # The machine that tests run in, and what they use inside it.
 host_packages="busybox-static iproute2 nftables e2fsprogs erofs-utils util-linux procps curl ca-certificates"
-# What the image tests compare with.
-image_packages="skopeo umoci"
+# What the image tests compare with, and an image is made from.
+image_packages="skopeo umoci python3"
 # 7.2, Debian 12's own, now and then breaks the boot of a 6.12 kernel in
 # software emulation.
 backports_packages="qemu-system-x86"

@@ -1,14 +1,17 @@
 //! What is beneath a layer: the layers below it as one tree, as overlayfs shows them.
 
+use std::cell::Cell;
 use std::io;
 
+use crate::error::Error;
 use crate::read::{DIRECTORY, Image, Inode, ReadAt, SYMLINK};
 use crate::xattr;
 
 /// Symbolic links followed for one name, as in Linux.
 const FOLLOW_MAX: u32 = 40;
-/// Name parts walked for one name.
-const PARTS_MAX: u32 = 4096;
+/// Names looked up in lower layers for one layer, in each of them. Real layers look up
+/// thousands; without a bound small ones could cost hours.
+const LOOKUPS_MAX: u64 = 4 << 20;
 
 /// The layers beneath one that is being converted.
 ///
@@ -36,6 +39,7 @@ impl Beneath for Nothing {
 pub(crate) struct Below {
     /// The uppermost first.
     images: Vec<Image<Box<dyn ReadAt>>>,
+    lookups: Cell<u64>,
 }
 
 /// A directory: what of it is in which image, the uppermost first.
@@ -54,26 +58,20 @@ impl Below {
     pub(crate) fn new(beneath: &dyn Beneath) -> io::Result<Self> {
         let mut images = beneath.images()?;
         images.reverse();
-        Ok(Self { images })
-    }
-
-    /// The root directory, if there is any layer.
-    pub(crate) fn root(&self) -> io::Result<Option<Found>> {
-        Ok(first(&self.merged_root()?))
+        Ok(Self {
+            images,
+            lookups: Cell::new(0),
+        })
     }
 
     /// Finds a name. Its last part is not followed; symbolic links among the others
     /// are if `follow` is set, and otherwise lead nowhere.
-    pub(crate) fn find(&self, parts: &[&[u8]], follow: bool) -> io::Result<Option<Place>> {
+    pub(crate) fn find(&self, parts: &[&[u8]], follow: bool) -> Result<Option<Place>, Error> {
         let mut todo: Vec<Vec<u8>> = parts.iter().rev().map(|part| part.to_vec()).collect();
         // The directories on the way, and their names.
         let mut stack: Vec<(Vec<u8>, Merged)> = vec![(Vec::new(), self.merged_root()?)];
-        let (mut links, mut walked) = (0, 0);
+        let mut links = 0;
         while let Some(part) = todo.pop() {
-            walked += 1;
-            if walked > PARTS_MAX {
-                return Ok(None);
-            }
             if part == b".." {
                 if stack.len() > 1 {
                     stack.pop();
@@ -100,7 +98,7 @@ impl Below {
                     else {
                         return Ok(None);
                     };
-                    let target = holder.target(&inode)?;
+                    let target = holder.target(&inode).map_err(Error::Beneath)?;
                     if target.starts_with(b"/") {
                         stack.truncate(1);
                     }
@@ -111,7 +109,7 @@ impl Below {
                 _ => return Ok(None),
             }
         }
-        let root = stack.first().and_then(|(_, root)| first(root));
+        let root = stack.into_iter().next().and_then(|(_, root)| first(&root));
         Ok(root.map(|root| (Vec::new(), root)))
     }
 
@@ -125,26 +123,39 @@ impl Below {
         self.image(file)?.content(&file.inode)
     }
 
+    /// Its extended attributes, as they are on disk.
+    pub(crate) fn xattrs(&self, found: &Found) -> io::Result<Vec<u8>> {
+        self.image(found)?.xattrs(&found.inode)
+    }
+
     fn image(&self, found: &Found) -> io::Result<&Image<Box<dyn ReadAt>>> {
         let image = self.images.get(found.image);
         image.ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
-    fn merged_root(&self) -> io::Result<Merged> {
+    fn merged_root(&self) -> Result<Merged, Error> {
         let roots = self.images.iter().map(Image::root);
-        let roots = roots.collect::<io::Result<Vec<_>>>()?;
-        Ok(down_to_opaque(roots.into_iter().enumerate()))
+        let roots = roots.collect::<io::Result<Vec<_>>>();
+        self.down_to_opaque(roots.map_err(Error::Beneath)?.into_iter().enumerate())
     }
 
     /// A name in a directory: of a directory all that merges, of anything else the
     /// uppermost; nothing if it is not there.
-    fn lookup(&self, directory: &Merged, name: &[u8]) -> io::Result<Merged> {
+    fn lookup(&self, directory: &Merged, name: &[u8]) -> Result<Merged, Error> {
         let mut found: Merged = Vec::new();
         for (index, inode) in directory {
             let Some(image) = self.images.get(*index) else {
                 continue;
             };
-            let Some(inode) = image.lookup(inode, name)? else {
+            self.lookups.set(self.lookups.get() + 1);
+            if self.lookups.get() > LOOKUPS_MAX {
+                return Err(Error::Limit {
+                    what: "the number of names looked up in lower layers",
+                    limit: LOOKUPS_MAX,
+                    unit: "names",
+                });
+            }
+            let Some(inode) = image.lookup(inode, name).map_err(Error::Beneath)? else {
                 continue;
             };
             if inode.is_whiteout() {
@@ -159,20 +170,21 @@ impl Below {
                 break;
             }
         }
-        Ok(down_to_opaque(found.into_iter()))
+        self.down_to_opaque(found.into_iter())
     }
-}
 
-fn down_to_opaque(found: impl Iterator<Item = (usize, Inode)>) -> Merged {
-    let mut merged = Vec::new();
-    for (index, inode) in found {
-        let opaque = xattr::is_opaque(&inode.xattrs);
-        merged.push((index, inode));
-        if opaque {
-            break;
+    fn down_to_opaque(&self, found: impl Iterator<Item = (usize, Inode)>) -> Result<Merged, Error> {
+        let mut merged = Vec::new();
+        for (index, inode) in found {
+            let xattrs = self.images.get(index).map(|image| image.xattrs(&inode));
+            let xattrs = xattrs.transpose().map_err(Error::Beneath)?;
+            merged.push((index, inode));
+            if xattr::is_opaque(&xattrs.unwrap_or_default()) {
+                break;
+            }
         }
+        Ok(merged)
     }
-    merged
 }
 
 fn first(merged: &Merged) -> Option<Found> {

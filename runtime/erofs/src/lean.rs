@@ -16,6 +16,7 @@ use std::io::{Seek, Write};
 
 use crate::below::{Below, Beneath, Found};
 use crate::build::Builder;
+use crate::disk::NAME_MAX;
 use crate::error::{EntryFault, Error, Name};
 use crate::read::{self, DIRECTORY};
 use crate::tree::{DIR_IMPLIED, DIR_OPAQUE, Inode, Kind, ROOT};
@@ -29,7 +30,7 @@ const REDIRECTS_MAX: u32 = 256;
 pub(crate) struct Lean<'b> {
     beneath: &'b dyn Beneath,
     below: Option<Below>,
-    /// Whether anything of theirs is in this layer now.
+    /// Whether they were asked: on others the layer may be another one.
     pub(crate) leans: bool,
     redirects: u32,
 }
@@ -66,8 +67,10 @@ impl<'b> Lean<'b> {
         let parts = builder
             .clean(target)
             .map_err(|fault| Error::entry(target, fault))?;
+        // What is there, or is not, is another thing on another base.
+        self.leans = true;
         let below = self.below()?;
-        let found = below.find(&parts, true).map_err(Error::Beneath)?;
+        let found = below.find(&parts, true)?;
         let Some((place, found)) = found else {
             return Err(missing(builder, EntryFault::LinkMissing));
         };
@@ -97,7 +100,6 @@ impl<'b> Lean<'b> {
         };
         let inode = builder.tree.inode_number(node);
         builder.tree.relink(link, inode);
-        self.leans = true;
         Ok(())
     }
 
@@ -107,59 +109,52 @@ impl<'b> Lean<'b> {
         &mut self,
         builder: &mut Builder<'_, W>,
     ) -> Result<(), Error> {
-        let mut node = ROOT;
+        // Not the root: a container's is its writable layer's.
+        let mut node = ROOT + 1;
         // Those that come to be on the way are looked at as well.
         while node < builder.tree.node_count() {
             let implied = !builder.tree.is_replaced(node)
                 && builder.tree.inode(node).kind() == Kind::Dir
                 && builder.tree.inode(node).data & DIR_IMPLIED != 0;
-            if implied && !is_cut_off(builder, node) && builder.tree.is_reachable(node) {
-                self.directory(builder, node)?;
+            if implied
+                && !is_cut_off(builder, node)
+                && builder.tree.is_reachable(node)
+                && self.directory(builder, node)?
+            {
+                // What was moved may have been looked at too early.
+                node = ROOT;
             }
             node += 1;
         }
         Ok(())
     }
 
+    /// Whether what is in it was moved.
     fn directory<W: Write + Seek>(
         &mut self,
         builder: &mut Builder<'_, W>,
         node: u32,
-    ) -> Result<(), Error> {
+    ) -> Result<bool, Error> {
         let path = path_of(builder, node);
         let parts: Vec<&[u8]> = path.iter().map(Vec::as_slice).collect();
+        // What is there, or is not, is another thing on another base.
+        self.leans = true;
         let below = self.below()?;
-        if node == ROOT {
-            let root = below.root().map_err(Error::Beneath)?;
-            // Most layers have no entry for the root, and most roots are like any
-            // other: only what differs is worth depending on a lower layer.
-            let plain = |inode: &read::Inode| {
-                inode.mode & 0o7777 == 0o755
-                    && (inode.uid, inode.gid) == (0, 0)
-                    && xattr::without_opaque(&inode.xattrs).is_empty()
-            };
-            if let Some(root) = root.filter(|root| !plain(&root.inode)) {
-                adopt(builder, node, &root.inode)?;
-                self.leans = true;
-            }
-            return Ok(());
-        }
-        let Some((_, found)) = below.find(&parts, false).map_err(Error::Beneath)? else {
-            return Ok(());
+        let Some((_, found)) = below.find(&parts, false)? else {
+            return Ok(false);
         };
         match found.inode.file_type() {
             DIRECTORY => {
-                adopt(builder, node, &found.inode)?;
-                self.leans = true;
-                Ok(())
+                adopt(builder, node, below, &found)?;
+                Ok(false)
             }
             read::SYMLINK => {
                 let target = below.target(&found).map_err(Error::Beneath)?;
-                self.leans = true;
-                self.redirect(builder, node, &path, &target)
+                self.redirect(builder, node, &path, &target)?;
+                Ok(true)
             }
             // What is no directory is in the way, and this layer's takes its place.
-            _ => Ok(()),
+            _ => Ok(false),
         }
     }
 
@@ -183,6 +178,9 @@ impl<'b> Lean<'b> {
         }
         let target = target.split(|&byte| byte == b'/');
         parts.extend(target.filter(|part| !matches!(*part, b"" | b".")));
+        if parts.iter().any(|part| part.len() > NAME_MAX) {
+            return Err(Error::entry(&shown, EntryFault::NameTooLong));
+        }
         let opaque = builder.tree.inode(node).data & DIR_OPAQUE;
         builder.tree.detach(node);
         let Some(into) = builder.walk(&shown, &parts, true)? else {
@@ -222,9 +220,10 @@ fn path_of<W: Write + Seek>(builder: &Builder<'_, W>, mut node: u32) -> Vec<Vec<
 fn adopt<W: Write + Seek>(
     builder: &mut Builder<'_, W>,
     node: u32,
-    from: &read::Inode,
+    below: &Below,
+    found: &Found,
 ) -> Result<(), Error> {
-    let mut inode = attributes(builder, Kind::Dir, from)?;
+    let mut inode = attributes(builder, Kind::Dir, below, found)?;
     inode.data = builder.tree.inode(node).data & !DIR_IMPLIED;
     *builder.tree.inode_mut(node) = inode;
     Ok(())
@@ -233,12 +232,15 @@ fn adopt<W: Write + Seek>(
 fn attributes<W: Write + Seek>(
     builder: &mut Builder<'_, W>,
     kind: Kind,
-    from: &read::Inode,
+    below: &Below,
+    found: &Found,
 ) -> Result<Inode, Error> {
+    let from = &found.inode;
     let mut inode = Inode::new(kind, from.mode & 0o7777);
     (inode.uid, inode.gid) = (from.uid, from.gid);
     inode.set_mtime(from.mtime);
-    let xattrs = xattr::without_opaque(&from.xattrs);
+    let xattrs = below.xattrs(found).map_err(Error::Beneath)?;
+    let xattrs = xattr::without_opaque(&xattrs);
     let (set, cost) = builder.tree.xattrs.intern(xattrs);
     builder.tree.charge(cost)?;
     inode.xattrs = set;
@@ -259,7 +261,7 @@ fn copy<W: Write + Seek>(
         0x6000 => Kind::Block,
         _ => Kind::Fifo,
     };
-    let mut inode = attributes(builder, kind, from)?;
+    let mut inode = attributes(builder, kind, below, found)?;
     match kind {
         Kind::File if from.size > 0 => {
             inode.size = from.size;

@@ -80,8 +80,8 @@ pub struct Inode {
     pub device: u32,
     /// Its number: equal for names of one inode.
     pub slot: u64,
-    /// Extended attributes as they are on disk.
-    pub(crate) xattrs: Vec<u8>,
+    /// How long its extended attributes are, and where.
+    xattrs: (usize, u64),
     layout: Layout,
     union: u32,
     /// Where its tail or chunk table is.
@@ -169,13 +169,12 @@ impl<F: ReadAt> Image<F> {
         self.read(&mut raw, place)?;
         let layout = Layout::decode(u16_at(&raw, 0)).ok_or_else(|| damaged("an unknown layout"))?;
         let units = usize::from(u16_at(&raw, 2));
-        let mut xattrs = Vec::new();
         let mut after = place + INODE_SIZE as u64;
+        let mut xattrs = (0, after);
         if units > 0 {
             // A header of 12 bytes comes first.
-            xattrs.resize((units - 1) * 4, 0);
-            self.read(&mut xattrs, after + 12)?;
-            after += 12 + xattrs.len() as u64;
+            xattrs = ((units - 1) * 4, after + 12);
+            after = xattrs.1 + xattrs.0 as u64;
         }
         let mode = u16_at(&raw, 4);
         let union = u32_at(&raw, 16);
@@ -196,19 +195,47 @@ impl<F: ReadAt> Image<F> {
         })
     }
 
-    /// Finds a name in a directory.
+    /// An inode's extended attributes, as they are on disk.
+    pub(crate) fn xattrs(&self, inode: &Inode) -> io::Result<Vec<u8>> {
+        let (length, place) = inode.xattrs;
+        let mut entries = vec![0; length];
+        if length > 0 {
+            self.read(&mut entries, place)?;
+        }
+        Ok(entries)
+    }
+
+    /// Finds a name in a directory. Names are sorted: few blocks are read.
     ///
     /// # Errors
     /// The directory can't be read, or makes no sense.
     pub fn lookup(&self, directory: &Inode, name: &[u8]) -> io::Result<Option<Inode>> {
-        let mut found = None;
-        self.each(directory, |entry, slot| {
-            if entry == name {
-                found = Some(slot);
+        check_directory(directory)?;
+        let (mut low, mut high) = (0, directory.size.div_ceil(BLOCK as u64));
+        while low < high {
+            let middle = low + (high - low) / 2;
+            let block = self.directory_block(directory, middle)?;
+            let entries = entries(&block)?;
+            let first = entries.first().map_or(&[][..], |(_, name)| name);
+            let last = entries.last().map_or(&[][..], |(_, name)| name);
+            if name < first {
+                high = middle;
+            } else if name > last {
+                low = middle + 1;
+            } else {
+                let found = entries.iter().find(|(_, entry)| *entry == name);
+                return found.map(|(slot, _)| self.inode(*slot)).transpose();
             }
-            Ok(found.is_none())
-        })?;
-        found.map(|slot| self.inode(slot)).transpose()
+        }
+        Ok(None)
+    }
+
+    fn directory_block(&self, directory: &Inode, number: u64) -> io::Result<Vec<u8>> {
+        let mut content = self.content(directory)?;
+        content.at = number.saturating_mul(BLOCK as u64);
+        let mut block = Vec::new();
+        content.take(BLOCK as u64).read_to_end(&mut block)?;
+        Ok(block)
     }
 
     /// Calls `visit` with each name in a directory, `.` and `..` too, and its inode's
@@ -221,21 +248,10 @@ impl<F: ReadAt> Image<F> {
         directory: &Inode,
         mut visit: impl FnMut(&[u8], u64) -> io::Result<bool>,
     ) -> io::Result<()> {
-        if directory.file_type() != DIRECTORY || directory.size > DIRECTORY_MAX {
-            return Err(damaged("a directory that is none"));
-        }
-        let mut content = self.content(directory)?;
-        let mut left = directory.size;
-        let mut block = Vec::new();
-        while left > 0 {
-            let now = left.min(BLOCK as u64);
-            block.resize(usize::try_from(now).unwrap_or(BLOCK), 0);
-            content.read_exact(&mut block)?;
-            left -= now;
-            let count = usize::from(u16_at(&block, 8)) / DIRENT_SIZE;
-            for number in 0..count {
-                let (slot, name) =
-                    dirent(&block, number, count).ok_or_else(|| damaged("a directory entry"))?;
+        check_directory(directory)?;
+        for number in 0..directory.size.div_ceil(BLOCK as u64) {
+            let block = self.directory_block(directory, number)?;
+            for (slot, name) in entries(&block)? {
                 if !visit(name, slot)? {
                     return Ok(());
                 }
@@ -294,6 +310,20 @@ impl<F: ReadAt> Image<F> {
         }
         self.file.read_exact_at(buf, offset)
     }
+}
+
+fn check_directory(directory: &Inode) -> io::Result<()> {
+    match directory.file_type() == DIRECTORY && directory.size <= DIRECTORY_MAX {
+        true => Ok(()),
+        false => Err(damaged("a directory that is none")),
+    }
+}
+
+/// Numbers and names of a block's entries.
+fn entries(block: &[u8]) -> io::Result<Vec<(u64, &[u8])>> {
+    let count = usize::from(u16_at(block, 8)) / DIRENT_SIZE;
+    let entry = |number| dirent(block, number, count).ok_or_else(|| damaged("a directory entry"));
+    (0..count).map(entry).collect()
 }
 
 /// Number and name of a block's entry.

@@ -18,6 +18,9 @@ use crate::xattr::XattrSets;
 /// Most hard links to one file, as in ext4.
 pub(crate) const LINKS_MAX: u16 = 65_000;
 
+/// Names looked at to move others, in one layer: see [`Tree::merge`].
+const WALKED_MAX: u64 = 1 << 28;
+
 /// The root's node and inode.
 pub(crate) const ROOT: u32 = 0;
 /// "No node" or "no inode".
@@ -136,6 +139,8 @@ pub(crate) struct Tree {
     hasher: RandomState,
     /// Places of the table that moved nodes have left.
     moved: u32,
+    /// Names that were looked at to move others.
+    walked: u64,
     memory: u64,
     memory_max: u64,
 }
@@ -156,6 +161,7 @@ impl Tree {
             table: vec![NONE; 1024],
             hasher: RandomState::new(),
             moved: 0,
+            walked: 0,
             memory: 0,
             memory_max,
         };
@@ -280,36 +286,60 @@ impl Tree {
     }
 
     /// Moves what is in a detached directory into another one. Of two of one name the
-    /// later in the archive counts; directories merge. Walks the whole tree for each
-    /// directory that merges.
+    /// later in the archive counts, but for what [`Builder`](crate::build::Builder) says
+    /// of whiteouts; directories merge. Walks all nodes for each directory that merges.
     pub(crate) fn merge(&mut self, from: u32, into: u32) -> Result<(), Error> {
         let mut todo = vec![(from, into)];
         while let Some((from, into)) = todo.pop() {
+            self.walked += u64::from(self.node_count());
+            if self.walked > WALKED_MAX {
+                return Err(Error::Limit {
+                    what: "the work to move entries to where lower layers' links lead",
+                    limit: WALKED_MAX,
+                    unit: "names",
+                });
+            }
             for node in 1..self.node_count() {
                 if self.nodes[node].parent != from || self.is_replaced(node) {
                     continue;
                 }
                 let name = self.name(node).to_vec();
-                match self.lookup(into, &name) {
-                    None => self.reparent(node, into)?,
-                    Some(other) => {
-                        let both = self.inode(node).kind() == Kind::Dir
-                            && self.inode(other).kind() == Kind::Dir;
-                        if both {
-                            let moved = self.inode(node).clone();
-                            let implied = moved.data & DIR_IMPLIED != 0;
-                            if !implied && (node > other || self.is_implied(other)) {
-                                *self.inode_mut(other) = moved;
-                            }
-                            self.detach(node);
-                            todo.push((node, other));
-                        } else if node > other {
-                            self.detach(other);
-                            self.reparent(node, into)?;
-                        } else {
-                            self.detach(node);
+                let Some(other) = self.lookup(into, &name) else {
+                    self.reparent(node, into)?;
+                    continue;
+                };
+                match (self.inode(node).kind(), self.inode(other).kind()) {
+                    (Kind::Dir, Kind::Dir) => {
+                        let mut moved = self.inode(node).clone();
+                        let opaque = (moved.data | self.inode(other).data) & DIR_OPAQUE;
+                        let implied = moved.data & DIR_IMPLIED != 0;
+                        if !implied && (node > other || self.is_implied(other)) {
+                            moved.data |= opaque;
+                            *self.inode_mut(other) = moved;
                         }
+                        self.inode_mut(other).data |= opaque;
+                        self.detach(node);
+                        todo.push((node, other));
                     }
+                    // An entry of this layer stays, and a directory is opaque then.
+                    (Kind::Whiteout, kind) => {
+                        if kind == Kind::Dir {
+                            self.inode_mut(other).data |= DIR_OPAQUE;
+                        }
+                        self.detach(node);
+                    }
+                    (kind, Kind::Whiteout) => {
+                        if kind == Kind::Dir {
+                            self.inode_mut(node).data |= DIR_OPAQUE;
+                        }
+                        self.detach(other);
+                        self.reparent(node, into)?;
+                    }
+                    _ if node > other => {
+                        self.detach(other);
+                        self.reparent(node, into)?;
+                    }
+                    _ => self.detach(node),
                 }
             }
         }
@@ -363,7 +393,9 @@ impl Tree {
     fn grow(&mut self) {
         let old = std::mem::take(&mut self.table);
         self.table = vec![NONE; old.len() * 2];
-        for node in old.into_iter().filter(|&node| node != NONE) {
+        let live = |node: &u32| *node != NONE && !self.is_replaced(*node);
+        let live: Vec<u32> = old.into_iter().filter(live).collect();
+        for node in live {
             let place = self.place(self.nodes[node].parent, self.name(node));
             self.table[place] = node;
         }

@@ -126,7 +126,7 @@ fn what_hides_the_lower_directory_ends_its_attributes() {
     assert_eq!(stack.top().get("usr").mode, 0o40755);
     // A whiteout in between.
     let mut stack = base().with([Item::file(".wh.usr", "")]);
-    assert!(!stack.push([Item::file("usr/lib/two", "2")]).unwrap());
+    stack.push([Item::file("usr/lib/two", "2")]).unwrap();
     assert_eq!(stack.top().get("usr").mode, 0o40755);
 }
 
@@ -251,14 +251,96 @@ fn hard_links_to_what_is_gone_are_refused() {
     refused(&mut opaque, vec![link("usr/lib/one")], neither);
 }
 
+/// A layer leans as soon as it asks: on another base the answer may be another one.
 #[test]
-fn the_roots_attributes_are_kept() {
-    let mut stack = Stack::default().with([Item::dir("./").mode(0o711).owner(3, 4)]);
-    assert!(stack.push([Item::dir("a")]).unwrap());
+fn who_asks_leans_whatever_the_answer() {
+    let mut stack = Stack::default().with([Item::dir("b")]);
+    assert!(stack.push([Item::file("a/x", "x")]).unwrap());
+    // Also where there is nobody to ask.
+    let mut alone = Stack::default();
+    assert!(alone.push([Item::file("a/x", "x")]).unwrap());
+    assert!(
+        !alone
+            .push([Item::file("x", "x"), Item::dir("c"), Item::file("c/x", "x")])
+            .unwrap()
+    );
+}
+
+#[test]
+fn whiteouts_and_opaque_directories_move_with_the_others() {
+    let base = || {
+        Stack::default().with([
+            Item::dir("usr"),
+            Item::dir("usr/lib"),
+            Item::symlink("lib", "usr/lib"),
+            Item::dir("usr/lib/d"),
+            Item::file("usr/lib/f", "f"),
+        ])
+    };
+    let is_opaque = |stack: &Stack, path: &str| {
+        let top = stack.top();
+        top.get(path).xattrs.contains_key("trusted.overlay.opaque")
+    };
+    let mut stack = base();
+    stack
+        .push([
+            Item::file("lib/d/.wh..wh..opq", ""),
+            Item::dir("usr/lib/d").mode(0o700),
+        ])
+        .unwrap();
+    assert!(is_opaque(&stack, "usr/lib/d"));
+    assert_eq!(stack.top().get("usr/lib/d").mode, 0o40700);
+    // A whiteout speaks of lower layers, whichever comes first.
+    for items in [
+        vec![Item::file("usr/lib/f", "new"), Item::file("lib/.wh.f", "")],
+        vec![Item::file("lib/.wh.f", ""), Item::file("usr/lib/f", "new")],
+    ] {
+        let mut stack = base();
+        stack.push(items).unwrap();
+        assert_eq!(stack.top().get("usr/lib/f").data, b"new");
+    }
+    for items in [
+        vec![Item::dir("usr/lib/d"), Item::file("lib/.wh.d", "")],
+        vec![Item::file("usr/lib/.wh.d", ""), Item::dir("lib/d")],
+    ] {
+        let mut stack = base();
+        stack.push(items).unwrap();
+        assert!(is_opaque(&stack, "usr/lib/d"));
+    }
+}
+
+#[test]
+fn links_that_lead_to_links() {
+    let mut stack = Stack::default().with([
+        Item::dir("usr"),
+        Item::dir("usr/lib64").mode(0o711),
+        Item::dir("usr/lib64/sub").mode(0o700),
+        Item::symlink("lib", "lib64"),
+        Item::symlink("lib64", "usr/lib64"),
+    ]);
+    stack
+        .push([Item::file("lib/sub/x", "x"), Item::file("lib64/y", "y")])
+        .unwrap();
     let top = stack.top();
-    assert_eq!((top.get("").mode, top.get("").uid), (0o40711, 3));
-    let mut plain = Stack::default().with([Item::dir("./"), Item::dir("b")]);
-    assert!(!plain.push([Item::dir("a")]).unwrap());
+    assert_eq!(
+        top.paths(),
+        [
+            "usr",
+            "usr/lib64",
+            "usr/lib64/sub",
+            "usr/lib64/sub/x",
+            "usr/lib64/y"
+        ]
+    );
+    assert_eq!(top.get("usr/lib64/sub").mode, 0o40700);
+    assert_eq!(top.get("usr/lib64").mode, 0o40711);
+}
+
+#[test]
+fn a_link_to_a_name_that_is_too_long_is_refused() {
+    let mut stack = Stack::default().with([Item::symlink("a", "x".repeat(4000))]);
+    let error = stack.push([Item::file("a/f", "f")]).unwrap_err();
+    assert!(error.to_string().contains("255 bytes"), "{error}");
 }
 
 /// The reader sees what the tests' own, which was written from the format's

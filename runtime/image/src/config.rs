@@ -46,6 +46,22 @@ pub struct ImageConfig {
     /// The layers' uncompressed digests, base first. The same digest may occur
     /// twice here.
     pub diff_ids: Vec<Digest>,
+    /// How it was built, step by step, as far as it tells.
+    pub history: Vec<History>,
+}
+
+/// A step of an image's building.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct History {
+    /// When, RFC 3339.
+    pub created: Option<String>,
+    /// The command.
+    pub created_by: Option<String>,
+    /// A note.
+    pub comment: Option<String>,
+    /// Whether it made no layer.
+    pub empty_layer: bool,
 }
 
 #[derive(Deserialize)]
@@ -59,6 +75,8 @@ struct Document {
     #[serde(default)]
     config: Option<Execution>,
     rootfs: RootFs,
+    #[serde(default)]
+    history: Option<Vec<History>>,
 }
 
 #[derive(Deserialize, Default)]
@@ -126,18 +144,20 @@ impl ImageConfig {
             labels: run.labels.unwrap_or_default(),
             volumes: run.volumes.unwrap_or_default().into_keys().collect(),
             diff_ids,
+            history: document.history.unwrap_or_default(),
         };
         config.check()?;
         Ok(config)
     }
 
     fn check(&self) -> Result<()> {
-        let lists: [(&str, usize); 5] = [
+        let lists: [(&str, usize); 6] = [
             ("Entrypoint", self.entrypoint.len()),
             ("Cmd", self.cmd.len()),
             ("Env", self.env.len()),
             ("Labels", self.labels.len()),
             ("Volumes", self.volumes.len()),
+            ("history", self.history.len()),
         ];
         for (name, len) in lists {
             if len > ENTRIES_MAX {
@@ -148,6 +168,10 @@ impl ImageConfig {
                 });
             }
         }
+        let history = self
+            .history
+            .iter()
+            .flat_map(|step| [&step.created, &step.created_by, &step.comment]);
         let strings = [&self.architecture, &self.os, &self.working_dir, &self.user]
             .into_iter()
             .chain(&self.created)
@@ -156,7 +180,8 @@ impl ImageConfig {
             .chain(&self.cmd)
             .chain(&self.env)
             .chain(self.labels.iter().flat_map(|(key, value)| [key, value]))
-            .chain(&self.volumes);
+            .chain(&self.volumes)
+            .chain(history.flatten());
         for text in strings {
             if text.len() > STRING_MAX {
                 return Err(Error::Limit {

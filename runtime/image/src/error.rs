@@ -22,6 +22,8 @@ pub enum ErrorKind {
     Limit,
     /// A registry wants other credentials, or forbids it.
     Denied,
+    /// The node's policy forbids it.
+    Refused,
     /// A registry can't be reached, or can't answer now.
     Unavailable,
     /// The disk is full, or a quota or file size limit was hit.
@@ -169,6 +171,8 @@ pub enum Error {
         path: PathBuf,
         /// What it said.
         reason: String,
+        /// Whether what is in it can't be read, now or later.
+        damaged: bool,
     },
     /// A system call failed.
     #[error("{action} {path}: {source}")]
@@ -179,6 +183,14 @@ pub enum Error {
         path: PathBuf,
         /// Why it failed.
         source: io::Error,
+    },
+    /// Images may not take more.
+    #[error("no room for images in {path}: {why}; remove some, or `bulkhead image prune`")]
+    NoRoom {
+        /// The store.
+        path: PathBuf,
+        /// Which bound, and how much there is.
+        why: String,
     },
     /// A helper program failed.
     #[error("{program} failed: {reason}")]
@@ -221,6 +233,7 @@ impl Error {
                 io_kind(source, ErrorKind::Corrupt)
             }
             Self::Limit { .. } => ErrorKind::Limit,
+            Self::NoRoom { .. } => ErrorKind::NoSpace,
             Self::Layer { source, .. } => match source.io_error() {
                 Some(error) => io_kind(error, ErrorKind::Internal),
                 None if source.is_limit() => ErrorKind::Limit,

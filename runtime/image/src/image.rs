@@ -74,3 +74,18 @@ pub struct Problem {
     /// What is wrong and what mends it.
     pub reason: String,
 }
+
+/// What a look at all of the store found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Checked {
+    /// Images that can be run.
+    pub images: usize,
+    /// Layers that were read.
+    pub layers: usize,
+    /// Bytes that were read.
+    pub bytes_read: u64,
+    /// What is damaged, or was.
+    pub problems: Vec<Problem>,
+    /// Whether it was taken out of the store.
+    pub repaired: bool,
+}

@@ -29,13 +29,14 @@ mod manifest;
 mod records;
 pub mod reference;
 pub mod scratch;
+mod space;
 mod steps;
 mod store;
 
 pub use config::ImageConfig;
 pub use digest::{Digest, DigestError};
 pub use error::{Error, ErrorKind, Result};
-pub use image::{FsInfo, Image, Layer, Problem, Removed};
+pub use image::{Checked, FsInfo, Image, Layer, Problem, Removed};
 pub use import::{ImportOptions, ImportReport, Progress, PullOptions, Report, Repository};
 pub use limits::Limits;
 pub use reference::{Reference, ReferenceError};

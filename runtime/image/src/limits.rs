@@ -1,6 +1,6 @@
 //! Bounds on what an import accepts.
 
-/// Bounds on what an import accepts. Everything in an image is outside input.
+/// Bounds on what an import accepts, and on what images take. Everything in an image is outside input.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
     /// Bytes of a manifest or an index. Registries refuse more than 4 MiB.
@@ -20,6 +20,10 @@ pub struct Limits {
     /// Largest window of a zstd layer, as a power of two: this much memory is
     /// needed to decompress it.
     pub zstd_window_log: u32,
+    /// Bytes that all images may take.
+    pub store_bytes: u64,
+    /// Bytes that stay free on the store's file system.
+    pub free_bytes: u64,
     /// Bounds on the layer's file system.
     pub erofs: bulkhead_erofs::Limits,
 }
@@ -37,6 +41,8 @@ impl Default for Limits {
             // 8 MiB is what every decoder must support (RFC 8878 3.1.1.1.2);
             // layers of higher levels use up to 32 MiB.
             zstd_window_log: 25,
+            store_bytes: u64::MAX,
+            free_bytes: 0,
             erofs: bulkhead_erofs::Limits::default(),
         }
     }

@@ -65,7 +65,10 @@ impl ImageRecord {
 pub(crate) struct LayerRecord {
     pub(crate) schema: u32,
     pub(crate) diff_id: Digest,
-    /// The chain id of the layers that it leans on, if it leans on any.
+    /// Whether the layers beneath it were asked for anything: on others it may be another
+    /// one. `base` is their chain id then, if there are any.
+    #[serde(default)]
+    pub(crate) leans: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) base: Option<Digest>,
     /// [`bulkhead_erofs::WRITER_VERSION`] of the writer that made the file.
@@ -74,23 +77,30 @@ pub(crate) struct LayerRecord {
     pub(crate) erofs_bytes: u64,
     /// Length of the uncompressed archive.
     pub(crate) tar_bytes: u64,
+    /// XXH3 of the EROFS image; not in records of older versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) checksum: Option<u64>,
 }
 
 impl LayerRecord {
     pub(crate) fn new(
         diff_id: Digest,
+        leans: bool,
         base: Option<Digest>,
         erofs_bytes: u64,
         tar_bytes: u64,
+        checksum: u64,
     ) -> Self {
         let writer = bulkhead_erofs::WRITER_VERSION;
         Self {
             schema: SCHEMA,
             diff_id,
-            base,
+            leans,
+            base: base.filter(|_| leans),
             writer,
             erofs_bytes,
             tar_bytes,
+            checksum: Some(checksum),
         }
     }
 
@@ -133,16 +143,21 @@ impl Records {
     /// Opens the database at `path`, creating it where it is missing.
     pub(crate) fn open(path: &Path) -> Result<Self> {
         let db = Database::create(path).map_err(|error| {
-            let reason = match error {
+            let (reason, damaged) = match error {
                 redb::DatabaseError::DatabaseAlreadyOpen => {
-                    "it is in use by another process; is the daemon running on this directory?"
-                        .into()
+                    let reason = "it is in use by another process; is the daemon running on this \
+                                  directory?";
+                    (reason.to_owned(), false)
                 }
-                other => other.to_string(),
+                other => {
+                    let error = redb::Error::from(other);
+                    (error.to_string(), is_damage(&error))
+                }
             };
             Error::Database {
                 path: path.to_owned(),
                 reason,
+                damaged,
             }
         })?;
         let records = Self {
@@ -190,7 +205,8 @@ impl Records {
         {
             let mut images = txn.open_table(IMAGES).map_err(|e| self.error(e))?;
             for record in &changes.put_images {
-                let json = serde_json::to_vec(record).map_err(|e| self.error(e))?;
+                let json =
+                    serde_json::to_vec(record).map_err(|e| self.error(std::io::Error::other(e)))?;
                 images
                     .insert(record.id.hex().as_str(), json.as_slice())
                     .map_err(|e| self.error(e))?;
@@ -202,7 +218,8 @@ impl Records {
             }
             let mut layers = txn.open_table(LAYERS).map_err(|e| self.error(e))?;
             for record in &changes.put_layers {
-                let json = serde_json::to_vec(record).map_err(|e| self.error(e))?;
+                let json =
+                    serde_json::to_vec(record).map_err(|e| self.error(std::io::Error::other(e)))?;
                 layers
                     .insert(record.key().hex().as_str(), json.as_slice())
                     .map_err(|e| self.error(e))?;
@@ -224,11 +241,23 @@ impl Records {
         txn.commit().unwrap();
     }
 
-    fn error(&self, error: impl std::fmt::Display) -> Error {
+    fn error(&self, error: impl Into<redb::Error>) -> Error {
+        let error = error.into();
         Error::Database {
             path: self.path.clone(),
             reason: error.to_string(),
+            damaged: is_damage(&error),
         }
+    }
+}
+
+/// Whether what is in the file makes no sense, as opposed to a disk that fails now.
+fn is_damage(error: &redb::Error) -> bool {
+    use std::io::ErrorKind::{InvalidData, UnexpectedEof};
+    match error {
+        redb::Error::Corrupted(_) => true,
+        redb::Error::Io(error) => matches!(error.kind(), InvalidData | UnexpectedEof),
+        _ => false,
     }
 }
 

@@ -139,7 +139,7 @@ impl Blob {
                     continue;
                 }
             };
-            match come_to(&mut response, self.offset).await {
+            match come_to(&mut response, self.offset, self.patience).await {
                 Ok(rest) => {
                     self.rest = rest;
                     return Ok((response, n));
@@ -162,7 +162,7 @@ impl Blob {
             return false;
         }
         self.rated = None;
-        u128::from(self.offset - from) * 1000 < u128::from(RATE_MIN) * elapsed.as_millis()
+        is_too_slow(self.offset - from, elapsed)
     }
 
     fn broke(&mut self, why: String) -> Result<()> {
@@ -189,12 +189,17 @@ impl Blob {
     }
 }
 
+fn is_too_slow(bytes: u64, elapsed: Duration) -> bool {
+    u128::from(bytes) * 1000 < u128::from(RATE_MIN) * elapsed.as_millis()
+}
+
 /// Sees to it that what comes next of an answer is the byte at `offset`. A server may
 /// send all of it where a part was asked for: what was there before is passed over,
 /// and what of the last piece was not is returned.
 async fn come_to(
     response: &mut Response,
     offset: u64,
+    patience: Duration,
 ) -> std::result::Result<Option<Bytes>, String> {
     if offset == 0 {
         return Ok(None);
@@ -210,7 +215,12 @@ async fn come_to(
         };
     }
     let mut left = offset;
+    let began = Instant::now();
     loop {
+        let (elapsed, passed) = (began.elapsed(), offset - left);
+        if elapsed > patience && is_too_slow(passed, elapsed) {
+            return Err(format!("less than {RATE_MIN} bytes a second"));
+        }
         match response.chunk().await {
             Ok(Some(mut bytes)) if bytes.len() as u64 > left => {
                 let at = usize::try_from(left).unwrap_or(usize::MAX);

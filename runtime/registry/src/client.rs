@@ -13,6 +13,7 @@ use crate::{
     hosts::{Hosts, Tls},
     http::Clients,
     server::{self, Server, Shared},
+    signature::{self, SigningKey},
 };
 
 /// What a manifest may be: an index or a manifest, of OCI or of Docker.
@@ -142,6 +143,18 @@ impl Repository {
         self.manifest(&name, Some(digest), limit, may).await
     }
 
+    /// Whether one of the keys signed a manifest or an index; if not, why not.
+    ///
+    /// # Errors
+    /// The servers can't be asked.
+    pub async fn is_signed(
+        &self,
+        digest: &Digest,
+        keys: &[SigningKey],
+    ) -> Result<std::result::Result<(), String>> {
+        signature::verify(self, digest, keys).await
+    }
+
     /// A download of a blob of `size` bytes. Nobody is asked before the first read.
     #[must_use]
     pub fn blob(&self, digest: &Digest, size: u64) -> Blob {
@@ -165,7 +178,7 @@ impl Repository {
         let what = format!("manifests/{name}");
         let mut attempts = Vec::new();
         for server in self.servers.iter().filter(|it| may(&it.endpoint)) {
-            match fetch(server, &self.path, &what, wanted, limit).await {
+            match fetch(server, &self.path, &what, wanted, limit, self.progress).await {
                 Ok(manifest) => return Ok(manifest),
                 Err(attempt) => attempts.push(attempt),
             }
@@ -184,6 +197,7 @@ async fn fetch(
     what: &str,
     wanted: Option<&Digest>,
     limit: u64,
+    patience: Duration,
 ) -> std::result::Result<Manifest, Attempt> {
     let mut headers = HeaderMap::new();
     headers.insert(ACCEPT, HeaderValue::from_static(MANIFESTS));
@@ -193,8 +207,17 @@ async fn fetch(
     let said = response.headers().get("docker-content-digest");
     let said = said.and_then(|it| it.to_str().ok()?.parse::<Digest>().ok());
     let mut bytes = Vec::new();
+    let deadline = tokio::time::Instant::now() + patience;
     loop {
-        match response.chunk().await {
+        let chunk = tokio::time::timeout_at(deadline, response.chunk()).await;
+        let chunk = chunk.map_err(|_| {
+            let seconds = patience.as_secs_f32();
+            failed(
+                Kind::Unavailable,
+                format!("not all of it came in {seconds} s"),
+            )
+        })?;
+        match chunk {
             Ok(Some(chunk)) if (bytes.len() + chunk.len()) as u64 > limit => {
                 let why = format!("it is longer than {limit} bytes");
                 return Err(failed(Kind::Corrupt, why));

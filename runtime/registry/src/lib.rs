@@ -28,9 +28,11 @@ mod hosts;
 mod http;
 mod retry;
 mod server;
+mod signature;
 mod token;
 
 pub use blob::Blob;
 pub use client::{Client, Manifest, Repository, Settings};
 pub use credentials::{AuthConfig, Sources};
 pub use error::{Attempt, Error, Kind, Result};
+pub use signature::SigningKey;

@@ -30,6 +30,7 @@ use crate::{
 const REDIRECTS_MAX: usize = 5;
 /// What is shown of a server's own explanation.
 const EXPLANATION_MAX: usize = 512;
+const EXPLANATION_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A server, and what it is asked with.
 #[derive(Debug)]
@@ -232,11 +233,15 @@ impl Server {
 async fn explained(mut response: Response) -> String {
     let status = response.status();
     let mut body = Vec::new();
-    while body.len() < EXPLANATION_MAX * 4
-        && let Ok(Some(chunk)) = response.chunk().await
-    {
-        body.extend_from_slice(&chunk);
-    }
+    let read = async {
+        while body.len() < EXPLANATION_MAX * 4
+            && let Ok(Some(chunk)) = response.chunk().await
+        {
+            body.extend_from_slice(&chunk);
+        }
+    };
+    // Who takes his time has not explained it.
+    let _ = tokio::time::timeout(EXPLANATION_TIMEOUT, read).await;
     body.truncate(EXPLANATION_MAX * 4);
     let said = serde_json::from_slice::<serde_json::Value>(&body).ok();
     let said = said.as_ref().and_then(|it| {

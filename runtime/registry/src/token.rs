@@ -9,7 +9,9 @@ use serde::Deserialize;
 
 use crate::{challenge::Challenge, credentials::Secret};
 
-/// The longest answer of a token server, in bytes.
+/// From the request to a token server to the last byte of its answer.
+const TIMEOUT: std::time::Duration = std::time::Duration::from_secs(60);
+/// The longest answer of one, in bytes.
 const ANSWER_MAX: usize = 1 << 20;
 const CLIENT_ID: &str = "bulkhead";
 
@@ -134,6 +136,7 @@ async fn fetch(
     };
     let mut response = request
         .header("accept", "application/json")
+        .timeout(TIMEOUT)
         .send()
         .await
         .map_err(|error| unavailable(crate::server::without_url(error)))?;

@@ -237,6 +237,43 @@ pub enum ImageAction {
         #[arg(required = true)]
         images: Vec<String>,
     },
+    /// Show all that is known of images
+    Inspect {
+        /// Names, ids, or beginnings of ids
+        #[arg(required = true)]
+        images: Vec<String>,
+
+        /// JSON where no other form is asked for
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+    /// Show how an image was built, the last step first
+    History {
+        /// Name, id, or beginning of an id
+        image: String,
+
+        /// How to print it
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+    /// Show what images take on disk, and what they share
+    Du(OutputArgs),
+    /// Remove the images that no container uses
+    Prune {
+        /// Only say which
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Read all images, and compare them with what was written
+    Check {
+        /// Take what is damaged out of the store: the next pull fetches it anew
+        #[arg(long)]
+        repair: bool,
+
+        /// How to print it
+        #[command(flatten)]
+        output: OutputArgs,
+    },
 }
 
 /// `bulkhead image pull`
@@ -249,6 +286,10 @@ pub struct PullArgs {
     /// User name at the registry; its password is asked for, or read from standard input
     #[arg(short, long, value_name = "NAME")]
     pub username: Option<String>,
+
+    /// Don't tell what is being done
+    #[arg(short, long)]
+    pub quiet: bool,
 }
 
 /// `bulkhead config`

@@ -18,7 +18,6 @@ mod names;
 mod output;
 mod process;
 mod ps;
-mod pull;
 mod quantity;
 mod resolv;
 mod run;

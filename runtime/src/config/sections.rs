@@ -97,6 +97,9 @@ section! {
         /// Credentials beside those that come with a request: a config.json as Docker has
         /// it, with its credential helpers. Empty: none.
         docker_config: PathBuf = PathBuf::new();
+        /// Which images may be pulled, and which only with a signature: a file that says so
+        /// (docs/images.md). Empty: all may.
+        policy: PathBuf = PathBuf::new();
         /// No registry is asked: to pull an image succeeds when it was imported.
         offline: bool = false;
         /// Images that are pulled at the same time; others wait for their turn.
@@ -198,6 +201,10 @@ section! {
         image_archive_gib: u32 = 256;
         /// Size of one image layer, uncompressed, in GiB.
         image_layer_gib: u32 = 64;
+        /// What all images may take on disk, in GiB; 0: whatever there is.
+        images_gib: u32 = 0;
+        /// What images leave free on their file system, in MiB.
+        images_reserve_mib: u32 = 512;
     }
 }
 

@@ -286,6 +286,7 @@ fn registries(config: &Config) -> Option<Fault> {
     for (key, path) in [
         ("hosts_dir", &registries.hosts_dir),
         ("docker_config", &registries.docker_config),
+        ("policy", &registries.policy),
     ] {
         if !path.as_os_str().is_empty() && !path.is_absolute() {
             return fault("registries", key, "must be an absolute path, or empty");

@@ -21,7 +21,25 @@ pub(super) async fn image_status(
         let layers: Vec<_> = image
             .layers
             .iter()
-            .map(|layer| json!({ "diffID": layer.diff_id, "erofsBytes": layer.erofs_bytes }))
+            .map(|layer| {
+                json!({
+                    "diffID": layer.diff_id,
+                    "erofsBytes": layer.erofs_bytes,
+                    "file": layer.erofs_path,
+                })
+            })
+            .collect();
+        let history: Vec<_> = config
+            .history
+            .iter()
+            .map(|step| {
+                json!({
+                    "created": step.created,
+                    "created_by": step.created_by,
+                    "comment": step.comment,
+                    "empty_layer": step.empty_layer,
+                })
+            })
             .collect();
         verbose([(
             "info",
@@ -37,7 +55,9 @@ pub(super) async fn image_status(
                     "User": config.user,
                     "StopSignal": config.stop_signal,
                     "Labels": config.labels,
+                    "Volumes": config.volumes,
                 },
+                "history": history,
                 "layers": layers,
             }),
         )])

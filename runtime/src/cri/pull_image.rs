@@ -23,7 +23,9 @@ pub(super) async fn pull_image(
         identity_token: auth.identity_token,
         registry_token: auth.registry_token,
     });
-    let image = cri.pods.images().pull(reference, auth).await;
+    // Its clients have no ear for progress.
+    let progress = Box::new(|_| ());
+    let image = cri.pods.images().pull(reference, auth, progress).await;
     // The id, which Image.id and ContainerStatus.image_id are too.
     Ok(v1::PullImageResponse {
         image_ref: image.map_err(failed)?.id.to_string(),

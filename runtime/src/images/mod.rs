@@ -1,19 +1,20 @@
 //! The node's images: the store, and the registries that fill it.
 
 mod bounds;
+mod policy;
 mod remote;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bulkhead_image::{
-    Digest, FsInfo, Image, ImportOptions, ImportReport, Problem, Progress, PullOptions, Reference,
-    Removed, Store,
+    Checked, Digest, FsInfo, Image, ImportOptions, ImportReport, Problem, Progress, PullOptions,
+    Reference, Removed, Store,
 };
 use bulkhead_registry::{AuthConfig, Client, Settings, Sources};
 
 pub(crate) use self::remote::remote_error;
-use self::{bounds::Bounds, remote::Remote};
+use self::{bounds::Bounds, policy::Demand, remote::Remote};
 use crate::{
     config,
     error::{Error, Result},
@@ -25,6 +26,7 @@ pub struct NodeImages {
     store: Store,
     registries: Client,
     docker_config: Option<PathBuf>,
+    policy: Option<PathBuf>,
     options: PullOptions,
     bounds: Bounds,
     /// No registry is asked.
@@ -43,6 +45,7 @@ impl NodeImages {
                 progress: Duration::from_secs(registries.progress_timeout_seconds.into()),
             }),
             docker_config: given(&registries.docker_config),
+            policy: given(&registries.policy),
             options: PullOptions {
                 layers_at_once: usize::try_from(registries.layers_at_once).unwrap_or(1),
             },
@@ -98,7 +101,21 @@ impl Images for NodeImages {
         Ok(bulkhead_image::blocking(move || store.import(&path, &options, &*progress)).await?)
     }
 
-    async fn pull(&self, reference: Reference, auth: Option<AuthConfig>) -> Result<Arc<Image>> {
+    async fn check(
+        &self,
+        repair: bool,
+        progress: Box<dyn for<'a> Fn(&'a str) + Send + Sync>,
+    ) -> Result<Checked> {
+        let store = self.store.clone();
+        Ok(bulkhead_image::blocking(move || store.check(repair, &*progress)).await?)
+    }
+
+    async fn pull(
+        &self,
+        reference: Reference,
+        auth: Option<AuthConfig>,
+        progress: Box<dyn Fn(Progress) + Send + Sync>,
+    ) -> Result<Arc<Image>> {
         if self.offline {
             let name = reference.to_string();
             return self.store.resolve(&name).map_err(|_| {
@@ -113,17 +130,19 @@ impl Images for NodeImages {
             docker: self.docker_config.clone(),
             helpers: None,
         };
+        let demand = Demand::of(self.policy.as_deref(), &reference)?;
         // Who goes away while it waits has asked for nothing.
         let turn = self.bounds.pull().await;
         let remote = Remote::new(
             self.registries.open(&reference, &sources).await?,
+            demand,
             self.bounds.downloads(reference.domain()),
         );
         let (store, options) = (self.store.clone(), self.options);
         let name = reference.to_string();
         let pull = move || {
             let _turn = turn;
-            store.pull(&reference, &remote, options, &|_| ())
+            store.pull(&reference, &remote, options, &*progress)
         };
         let report = bulkhead_image::blocking(pull).await?;
         tracing::info!(

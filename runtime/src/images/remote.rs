@@ -7,20 +7,29 @@ use bulkhead_registry::{Blob, Kind as Why};
 use bytes::Bytes;
 use tokio::runtime::Handle;
 
-use super::bounds::{Downloads, Turn};
+use super::{
+    bounds::{Downloads, Turn},
+    policy::Demand,
+};
 
 /// A repository for threads that may block.
 pub(super) struct Remote {
     repository: bulkhead_registry::Repository,
+    demand: Demand,
     downloads: Downloads,
     handle: Handle,
 }
 
 impl Remote {
     /// For threads of the runtime that this is called in.
-    pub(super) fn new(repository: bulkhead_registry::Repository, downloads: Downloads) -> Self {
+    pub(super) fn new(
+        repository: bulkhead_registry::Repository,
+        demand: Demand,
+        downloads: Downloads,
+    ) -> Self {
         Self {
             repository,
+            demand,
             downloads,
             handle: Handle::current(),
         }
@@ -34,6 +43,11 @@ impl Repository for Remote {
         Ok((manifest.digest, manifest.bytes))
     }
 
+    fn approve(&self, digest: &Digest) -> Result<(), ImageError> {
+        self.handle
+            .block_on(self.demand.met(&self.repository, digest))
+    }
+
     fn by_digest(&self, digest: &Digest, limit: u64) -> Result<Vec<u8>, ImageError> {
         let manifest = self
             .handle
@@ -43,7 +57,8 @@ impl Repository for Remote {
 
     fn blob(&self, digest: &Digest, size: u64) -> Result<Box<dyn Read>, ImageError> {
         Ok(Box::new(Download {
-            turn: Some(self.handle.block_on(self.downloads.turn())),
+            // Nothing is fetched for nothing.
+            turn: (size > 0).then(|| self.handle.block_on(self.downloads.turn())),
             blob: Some(self.repository.blob(digest, size)),
             handle: self.handle.clone(),
             rest: Bytes::new(),
@@ -73,9 +88,9 @@ impl Read for Download {
                         self.turn = None;
                     }
                 }
-                Ok(None) => self.blob = None,
+                Ok(None) => (self.blob, self.turn) = (None, None),
                 Err(error) => {
-                    self.blob = None;
+                    (self.blob, self.turn) = (None, None);
                     return Err(remote_error(error).into_io());
                 }
             }

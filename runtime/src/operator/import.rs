@@ -2,28 +2,21 @@
 
 use std::path::{Path, PathBuf};
 
-use bulkhead_cri_api::operator::{
-    ImportImageProgress, ImportImageRequest, ImportedImage, ImportedImages,
-    import_image_progress::Progress as Wire, import_image_request::Source,
-};
-use bulkhead_image::{ImportOptions, ImportReport, Progress};
-use tokio::{io::AsyncWriteExt, sync::mpsc};
-use tokio_stream::wrappers::ReceiverStream;
+use bulkhead_cri_api::operator::{ImageProgress, ImportImageRequest, import_image_request::Source};
+use bulkhead_image::ImportOptions;
+use tokio::io::AsyncWriteExt;
 use tonic::Streaming;
 
-use super::{Answers, Operator, Uploads, first};
+use super::{Answers, Operator, Uploads, first, progress};
 use crate::{
     error::{Error, Kind, Result},
     ids,
 };
 
-/// Progress messages in flight; more are left out.
-const QUEUE: usize = 64;
-
 pub(super) async fn import_image(
     operator: &Operator,
     mut messages: Streaming<ImportImageRequest>,
-) -> Result<Answers<ImportImageProgress>> {
+) -> Result<Answers<ImageProgress>> {
     let begin = first(&mut messages).await?;
     let options = ImportOptions {
         name: Some(begin.tag).filter(|tag| !tag.is_empty()),
@@ -46,34 +39,14 @@ pub(super) async fn import_image(
         }
     };
 
-    let (sender, receiver) = mpsc::channel(QUEUE);
     let images = operator.pods.images().clone();
-    // A task of its own: an import that has begun ends whole.
-    tokio::spawn(async move {
-        let progress = {
-            let sender = sender.clone();
-            Box::new(move |progress| {
-                let step = Wire::Step(words(&progress));
-                // A client that doesn't read misses a step, not the result.
-                let _ = sender.try_send(Ok(ImportImageProgress {
-                    progress: Some(step),
-                }));
-            })
-        };
-        let result = images.import(path, options, progress).await;
+    Ok(progress::told(move |report| async move {
+        let result = images.import(path, options, report).await;
         drop(upload);
-        let last = match result {
-            Ok(report) => {
-                tracing::info!(images = report.images.len(), took = ?report.elapsed, "imported");
-                Ok(ImportImageProgress {
-                    progress: Some(Wire::Done(done(&report))),
-                })
-            }
-            Err(error) => Err(error.into()),
-        };
-        let _ = sender.send(last).await;
-    });
-    Ok(Box::pin(ReceiverStream::new(receiver)))
+        let report = result?;
+        tracing::info!(images = report.images.len(), took = ?report.elapsed, "imported");
+        Ok(report.images)
+    }))
 }
 
 /// A file that is removed when it is no longer needed.
@@ -151,59 +124,4 @@ async fn receive(
     }
     file.flush().await.map_err(failed)?;
     Ok(upload)
-}
-
-fn words(progress: &Progress) -> String {
-    match progress {
-        Progress::Image { name, layers } => format!("{name}: {layers} layers"),
-        Progress::Layer {
-            index,
-            diff_id,
-            done,
-            total,
-        } => {
-            format!(
-                "layer {} {}: {done} of {total} bytes",
-                index + 1,
-                short(diff_id)
-            )
-        }
-        Progress::LayerDone {
-            index,
-            diff_id,
-            reused: true,
-        } => {
-            format!("layer {} {}: already there", index + 1, short(diff_id))
-        }
-        Progress::LayerDone {
-            index,
-            diff_id,
-            reused: false,
-        } => {
-            format!("layer {} {}: done", index + 1, short(diff_id))
-        }
-        other => format!("{other:?}"),
-    }
-}
-
-fn short(diff_id: &bulkhead_image::Digest) -> String {
-    diff_id.hex().chars().take(12).collect()
-}
-
-fn done(report: &ImportReport) -> ImportedImages {
-    let images = report
-        .images
-        .iter()
-        .map(|image| ImportedImage {
-            id: image.id.to_string(),
-            references: image
-                .repo_tags
-                .iter()
-                .chain(&image.repo_digests)
-                .cloned()
-                .collect(),
-            size_bytes: image.size_bytes,
-        })
-        .collect();
-    ImportedImages { images }
 }

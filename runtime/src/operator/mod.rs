@@ -5,8 +5,11 @@
 //! others follow; the last message is the exit, after the last byte of output.
 
 mod attach;
+mod check;
 mod exec;
 mod import;
+mod progress;
+mod pull;
 mod session;
 mod timings;
 
@@ -67,7 +70,7 @@ impl Service for Operator {
         reply("Attach", attach::attach(self, request.into_inner()).await)
     }
 
-    type ImportImageStream = Answers<ImportImageProgress>;
+    type ImportImageStream = Answers<ImageProgress>;
     async fn import_image(
         &self,
         request: Request<Streaming<ImportImageRequest>>,
@@ -75,6 +78,22 @@ impl Service for Operator {
         reply(
             "ImportImage",
             import::import_image(self, request.into_inner()).await,
+        )
+    }
+
+    type PullImageStream = Answers<ImageProgress>;
+    async fn pull_image(&self, request: Request<PullImageRequest>) -> Reply<Self::PullImageStream> {
+        reply("PullImage", pull::pull_image(self, request.into_inner()))
+    }
+
+    type CheckImagesStream = Answers<CheckImagesProgress>;
+    async fn check_images(
+        &self,
+        request: Request<CheckImagesRequest>,
+    ) -> Reply<Self::CheckImagesStream> {
+        reply(
+            "CheckImages",
+            Ok(check::check_images(self, request.into_inner())),
         )
     }
 

@@ -228,6 +228,40 @@ async fn uploads_are_bounded_and_leave_nothing() {
 }
 
 #[tokio::test]
+async fn pulls_tell_what_they_do() {
+    let (_node, mut clients, _) = running().await;
+    let pull = |image: &str| PullImageRequest {
+        image: image.to_owned(),
+        ..Default::default()
+    };
+    let refused = clients.operator.pull_image(pull("No Name")).await;
+    assert_eq!(refused.unwrap_err().code(), Code::InvalidArgument);
+    let missing = clients.operator.pull_image(pull("none/such:1")).await;
+    let error = missing.unwrap().into_inner().message().await.unwrap_err();
+    assert_eq!(error.code(), Code::NotFound);
+    assert!(error.message().contains("none/such:1"), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_check_ends_with_what_it_found() {
+    let (_node, mut clients, _) = running().await;
+    let request = CheckImagesRequest { repair: false };
+    let answer = clients.operator.check_images(request).await;
+    let mut steps = answer.unwrap().into_inner();
+    let mut last = None;
+    while let Some(step) = steps.message().await.unwrap() {
+        last = step.progress;
+    }
+    let Some(check_images_progress::Progress::Done(checked)) = last else {
+        panic!("{last:?}");
+    };
+    assert!(
+        checked.images > 0 && checked.problems.is_empty(),
+        "{checked:?}"
+    );
+}
+
+#[tokio::test]
 async fn timings_are_kept_over_a_restart() {
     let (node, _, _) = running().await;
     node.world.daemon_died();

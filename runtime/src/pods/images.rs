@@ -4,7 +4,8 @@ use std::{any::Any, path::PathBuf, sync::Arc};
 
 use async_trait::async_trait;
 use bulkhead_image::{
-    Digest, FsInfo, Image, ImportOptions, ImportReport, Problem, Progress, Reference, Removed,
+    Checked, Digest, FsInfo, Image, ImportOptions, ImportReport, Problem, Progress, Reference,
+    Removed,
 };
 use bulkhead_registry::AuthConfig;
 
@@ -63,9 +64,25 @@ pub trait Images: Send + Sync {
         progress: Box<dyn Fn(Progress) + Send + Sync>,
     ) -> Result<ImportReport>;
 
-    /// Pulls an image from its registry, or a mirror of it.
+    /// Pulls an image from its registry, or a mirror of it, saying on the way what is being
+    /// done.
     ///
     /// # Errors
     /// No server gave it, or what it gave can't be used; the image is as before.
-    async fn pull(&self, reference: Reference, auth: Option<AuthConfig>) -> Result<Arc<Image>>;
+    async fn pull(
+        &self,
+        reference: Reference,
+        auth: Option<AuthConfig>,
+        progress: Box<dyn Fn(Progress) + Send + Sync>,
+    ) -> Result<Arc<Image>>;
+
+    /// Reads all that is there, and with `repair` takes out what is damaged.
+    ///
+    /// # Errors
+    /// The disk failed.
+    async fn check(
+        &self,
+        repair: bool,
+        progress: Box<dyn for<'a> Fn(&'a str) + Send + Sync>,
+    ) -> Result<Checked>;
 }

@@ -60,6 +60,11 @@ fn image_limits(config: &Config) -> Limits {
     Limits {
         archive_bytes: u64::from(config.limits.image_archive_gib) << 30,
         layer_bytes: u64::from(config.limits.image_layer_gib) << 30,
+        store_bytes: match config.limits.images_gib {
+            0 => u64::MAX,
+            gib => u64::from(gib) << 30,
+        },
+        free_bytes: u64::from(config.limits.images_reserve_mib) << 20,
         ..Limits::default()
     }
 }

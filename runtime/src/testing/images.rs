@@ -8,8 +8,8 @@ use std::{
 
 use async_trait::async_trait;
 use bulkhead_image::{
-    Digest, FsInfo, Image, ImageConfig, ImportOptions, ImportReport, Problem, Progress, Reference,
-    Removed,
+    Checked, Digest, FsInfo, Image, ImageConfig, ImportOptions, ImportReport, Problem, Progress,
+    Reference, Removed,
 };
 use bulkhead_registry::AuthConfig;
 
@@ -160,7 +160,30 @@ impl Images for FakeImages {
         )))
     }
 
-    async fn pull(&self, reference: Reference, _auth: Option<AuthConfig>) -> Result<Arc<Image>> {
-        self.resolve(&reference.to_string())
+    async fn check(
+        &self,
+        repair: bool,
+        progress: Box<dyn for<'a> Fn(&'a str) + Send + Sync>,
+    ) -> Result<Checked> {
+        progress("nothing");
+        Ok(Checked {
+            images: self.list().len(),
+            layers: 0,
+            bytes_read: 0,
+            problems: Vec::new(),
+            repaired: repair,
+        })
+    }
+
+    async fn pull(
+        &self,
+        reference: Reference,
+        _auth: Option<AuthConfig>,
+        progress: Box<dyn Fn(Progress) + Send + Sync>,
+    ) -> Result<Arc<Image>> {
+        let name = reference.to_string();
+        let image = self.resolve(&name)?;
+        progress(Progress::Image { name, layers: 0 });
+        Ok(image)
     }
 }

@@ -5,6 +5,8 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))] // a failed unwrap is a failed test
 
 mod cri;
+mod neighbours;
+mod pull;
 mod report;
 mod start;
 
@@ -30,6 +32,9 @@ enum Command {
     Start(start::Options),
     /// A load on any CRI runtime: life cycles, queries, execs, logs.
     Cri(cri::Options),
+    /// Pulls of images from a registry on the loopback, and the writer of file systems
+    /// alone.
+    Pull(pull::Options),
 }
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
@@ -38,6 +43,7 @@ async fn main() -> Result<()> {
     let (report, columns) = match cli.command {
         Command::Start(options) => (start::run(options).await?, report::SPREAD),
         Command::Cri(options) => (cri::run(options).await?, report::PERCENTILES),
+        Command::Pull(options) => (pull::run(options).await?, report::SPREAD),
     };
     eprintln!("{}", report.table(columns));
     let text = serde_json::to_string_pretty(&report)?;

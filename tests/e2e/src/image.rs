@@ -4,7 +4,7 @@
 //! tars, compressed in different ways, and an OCI image layout around them, in
 //! one archive.
 
-use std::{collections::BTreeMap, io::Write as _};
+use std::{collections::BTreeMap, io::Write as _, path::Path};
 
 use anyhow::{Context as _, Result};
 use serde_json::json;
@@ -119,28 +119,7 @@ impl Archive {
 
     /// The archive's bytes. `config` is the image configuration's `config` object.
     pub fn finish(self, reference: &str, config: serde_json::Value) -> Result<Vec<u8>> {
-        let image = self.build(config)?;
-        let index = serde_json::to_vec(&json!({
-            "schemaVersion": 2,
-            "manifests": [{
-                "mediaType": MANIFEST, "digest": image.manifest_digest(),
-                "size": image.manifest.len(),
-                "platform": { "architecture": "amd64", "os": "linux" },
-                // The second is what containerd takes a whole reference from.
-                "annotations": {
-                    "org.opencontainers.image.ref.name": reference,
-                    "io.containerd.image.name": reference,
-                },
-            }],
-        }))?;
-        let mut outer = Layer::default()
-            .file("oci-layout", 0o644, br#"{"imageLayoutVersion":"1.0.0"}"#)?
-            .file("index.json", 0o644, &index)?;
-        let manifest = (digest(&image.manifest), image.manifest);
-        for (name, blob) in image.blobs.iter().chain([(&manifest.0, &manifest.1)]) {
-            outer = outer.file(&format!("blobs/sha256/{name}"), 0o644, blob)?;
-        }
-        outer.finish()
+        self.build(config)?.archive(reference)
     }
 
     /// The image as it is in a registry.
@@ -183,6 +162,52 @@ impl Built {
     /// As references have it.
     pub fn manifest_digest(&self) -> String {
         format!("sha256:{}", digest(&self.manifest))
+    }
+
+    /// The image as an OCI archive.
+    pub fn archive(&self, reference: &str) -> Result<Vec<u8>> {
+        let mut outer = Layer::default();
+        for (name, content) in self.layout(reference)? {
+            outer = outer.file(&name, 0o644, &content)?;
+        }
+        outer.finish()
+    }
+
+    /// Writes the image as an OCI layout.
+    pub fn write_layout(&self, directory: &Path, reference: &str) -> Result<()> {
+        std::fs::create_dir_all(directory.join("blobs/sha256"))?;
+        for (name, content) in self.layout(reference)? {
+            std::fs::write(directory.join(name), content)?;
+        }
+        Ok(())
+    }
+
+    /// The files of an OCI layout.
+    fn layout(&self, reference: &str) -> Result<Vec<(String, Vec<u8>)>> {
+        let index = serde_json::to_vec(&json!({
+            "schemaVersion": 2,
+            "manifests": [{
+                "mediaType": MANIFEST, "digest": self.manifest_digest(),
+                "size": self.manifest.len(),
+                "platform": { "architecture": "amd64", "os": "linux" },
+                // The second is what containerd takes a whole reference from.
+                "annotations": {
+                    "org.opencontainers.image.ref.name": reference,
+                    "io.containerd.image.name": reference,
+                },
+            }],
+        }))?;
+        let mut files = vec![
+            (
+                "oci-layout".to_owned(),
+                br#"{"imageLayoutVersion":"1.0.0"}"#.to_vec(),
+            ),
+            ("index.json".to_owned(), index),
+        ];
+        let manifest = (digest(&self.manifest), self.manifest.clone());
+        let blobs = self.blobs.clone().into_iter().chain([manifest]);
+        files.extend(blobs.map(|(name, blob)| (format!("blobs/sha256/{name}"), blob)));
+        Ok(files)
     }
 }
 

@@ -10,9 +10,12 @@
 //! | `nonewprivs` | prints its effective user, for a file with the set-user-id bit |
 //! | `top` | waits for SIGTERM, as PID 1 too |
 //! | `pause` | waits until it is ended |
+//! | `tree` | prints a file tree, with all that a file system knows of it |
 #![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::unwrap_used))] // a failed unwrap is a failed test
 #![allow(clippy::print_stdout)] // its output is its purpose
 
+mod tree;
 mod web;
 
 use std::{fs, io, path::Path, process::ExitCode};
@@ -34,11 +37,12 @@ fn main() -> ExitCode {
                 Ok(true)
             }
             Some("top") => top(),
+            Some("tree") => tree::tree(&words),
             Some("pause") => loop {
                 rustix::event::pause();
             },
             _ => Err(io::Error::other(
-                "call it nginx, pgrep, ipcs, nonewprivs, top or pause",
+                "call it nginx, pgrep, ipcs, nonewprivs, top, pause or tree",
             )),
         },
     };

@@ -18,8 +18,9 @@ use crate::digest::{Digest, HashingReader};
 use crate::error::{Error, IoContext, Result};
 use crate::files;
 use crate::records::{Changes, LayerRecord};
+use crate::space::Meter;
 use crate::steps;
-use crate::store::Inner;
+use crate::store::{self, Inner};
 
 /// Report progress each time so many compressed bytes were read.
 const REPORT_EVERY: u64 = 1 << 20;
@@ -42,6 +43,7 @@ pub(super) fn ensure(
     loop {
         for key in place.keys() {
             if let Some(record) = state.layers.get(&key)
+                && place.is(record)
                 && std::fs::metadata(store.layer_path(record))
                     .is_ok_and(|meta| meta.len() == record.erofs_bytes)
             {
@@ -138,18 +140,30 @@ fn convert(
         limits: limits.erofs.clone(),
         uuid: uuid_of(diff_id),
     };
-    let converted = bulkhead_erofs::convert_over(&mut archive, file.as_file(), &options, beneath);
+    let meter = Meter::new(store);
+    let image = meter.over(file.as_file());
+    let converted = bulkhead_erofs::convert_over(&mut archive, image, &options, beneath);
+    // A download that broke off, and no room for more, say better what happened than the
+    // digest of what came; and then the rest is not fetched.
+    let converted = match converted {
+        Ok(report) => Ok(report),
+        Err(error) => Err(own(error)?),
+    };
 
     let (actual_diff_id, tar_bytes, bounded) = archive.finish();
     let exceeded = bounded.exceeded();
     let mut decoder = bounded.into_inner().0;
-    // What follows the compressed stream counts for the digest as well. A wrong
-    // digest is the better explanation of whatever went wrong with the content.
-    let drained = io::copy(decoder.get_mut(), &mut io::sink());
+    let is_limit = converted
+        .as_ref()
+        .is_err_and(bulkhead_erofs::Error::is_limit);
+    // What is beyond a bound is refused whatever the rest of it is: it is not fetched.
+    let drained = match exceeded || is_limit {
+        true => Ok(0),
+        // What follows the compressed stream counts for the digest as well. A wrong
+        // digest is the better explanation of whatever went wrong with the content.
+        false => io::copy(decoder.get_mut(), &mut io::sink()),
+    };
     let (digest, read, _) = decoder.into_input().finish();
-    if let (Ok(_), Some((expected, _))) = (&drained, &layer.expected) {
-        check_digest(what, expected, &digest)?;
-    }
     if exceeded {
         let limit = limits.layer_bytes;
         return Err(Error::Limit {
@@ -157,6 +171,9 @@ fn convert(
             limit,
             unit: "bytes decompressed",
         });
+    }
+    if let (Ok(_), Some((expected, _)), false) = (&drained, &layer.expected, is_limit) {
+        check_digest(what, expected, &digest)?;
     }
     let converted = converted.map_err(|error| match error {
         bulkhead_erofs::Error::Read(source) => decompress_error(source),
@@ -180,6 +197,7 @@ fn convert(
         );
     }
 
+    let (_, sum) = store::sum_of(file.path())?;
     steps::reached("layer written");
     // Layers hold no secret from who may enter the store's directory, and VMMs
     // that are given one run under users of their own.
@@ -187,8 +205,8 @@ fn convert(
     file.as_file()
         .set_permissions(readable)
         .at("change the mode of", file.path())?;
-    let base = place.base.filter(|_| converted.leans);
-    let record = LayerRecord::new(*diff_id, base, converted.image_bytes, tar_bytes);
+    let (leans, bytes) = (converted.leans, converted.image_bytes);
+    let record = LayerRecord::new(*diff_id, leans, place.base, bytes, tar_bytes, sum);
     let key = record.key();
     files::persist(file, &store.layer_path(&record))?;
     steps::reached("layer renamed");
@@ -205,6 +223,21 @@ fn convert(
         reused: 0,
     };
     Ok((key, done))
+}
+
+/// An error of ours that went through the writer; any other as it was.
+fn own(error: bulkhead_erofs::Error) -> Result<bulkhead_erofs::Error> {
+    use bulkhead_erofs::Error as Writer;
+    let (error, again): (_, fn(io::Error) -> Writer) = match error {
+        Writer::Read(error) => (error, Writer::Read),
+        Writer::Write(error) => (error, Writer::Write),
+        Writer::Beneath(error) => (error, Writer::Beneath),
+        other => return Ok(other),
+    };
+    match Error::of_download(error) {
+        Ok(ours) => Err(ours),
+        Err(error) => Ok(again(error)),
+    }
 }
 
 /// A decompressor that, once its stream has ended, reads what follows it: a layer may

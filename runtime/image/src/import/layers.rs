@@ -2,8 +2,9 @@
 //!
 //! Most layers are the same file system whatever they are on, and are kept under their
 //! diff id. One that leans on what is beneath it ([`bulkhead_erofs::Beneath`]) waits,
-//! at its end, until the layers there are complete, and is kept under its chain id. Who
-//! waits, waits for a shorter chain only: nobody waits for himself.
+//! at its end, until the layers there are complete, and is kept under its chain id, for
+//! others that are on the same. Who waits, waits for a shorter chain only: nobody waits
+//! for himself.
 
 use std::fs::File;
 use std::io;
@@ -16,28 +17,34 @@ use bulkhead_erofs::read::{Image, ReadAt};
 use super::{LayerSource, Layers, Progress, Report, Totals, layer};
 use crate::digest::Digest;
 use crate::error::Result;
+use crate::records::LayerRecord;
 use crate::store::Inner;
 
 /// A layer's place in an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Place {
+pub(crate) struct Place {
     /// What it is.
-    pub(super) diff_id: Digest,
+    pub(crate) diff_id: Digest,
     /// What it is on, if it is on anything; and both together (OCI image-spec, config.md,
     /// "Layer ChainID").
-    pub(super) base: Option<Digest>,
-    pub(super) chain_id: Digest,
+    pub(crate) base: Option<Digest>,
+    pub(crate) chain_id: Digest,
 }
 
 impl Place {
-    /// What the store may keep it under.
-    pub(super) fn keys(&self) -> [Digest; 2] {
-        [self.diff_id, self.chain_id]
+    /// What the store may keep it under, the likelier first where both are there.
+    pub(crate) fn keys(&self) -> [Digest; 2] {
+        [self.chain_id, self.diff_id]
+    }
+
+    /// Whether a layer that the store has is this one in this place.
+    pub(crate) fn is(&self, record: &LayerRecord) -> bool {
+        record.diff_id == self.diff_id && (!record.leans || record.base == self.base)
     }
 }
 
 /// The places of layers, the base first.
-pub(super) fn places(diff_ids: &[Digest]) -> Vec<Place> {
+pub(crate) fn places(diff_ids: &[Digest]) -> Vec<Place> {
     let mut base = None;
     let place = |diff_id: &Digest| {
         let chain_id = chain_id(base.as_ref(), diff_id);
@@ -61,7 +68,7 @@ pub(crate) fn chain_id(base: Option<&Digest>, diff_id: &Digest) -> Digest {
 
 /// The layers to stack. One that occurs twice counts at its upper place: all it
 /// says is said there, above whatever came between.
-pub(super) fn stack(keys: &[Digest]) -> Vec<Digest> {
+pub(crate) fn stack(keys: &[Digest]) -> Vec<Digest> {
     let mut layers: Vec<Digest> = Vec::with_capacity(keys.len());
     for key in keys.iter().rev() {
         if !layers.contains(key) {
@@ -192,7 +199,9 @@ impl Beneath for Under<'_> {
         let paths: Vec<_> = {
             let state = self.work.store.lock();
             let path = |key| Some(self.work.store.layer_path(state.layers.get(key)?));
-            keys.iter().filter_map(path).collect()
+            let paths: Option<_> = keys.iter().map(path).collect();
+            // It was damaged, and taken out meanwhile.
+            paths.ok_or(io::ErrorKind::NotFound)?
         };
         let image = |path| Image::open(Box::new(File::open(path)?) as Box<dyn ReadAt>);
         paths.iter().map(image).collect()

@@ -28,7 +28,7 @@ use crate::records::ImageRecord;
 use crate::reference::Reference;
 use crate::steps;
 use crate::store::{Inner, Pin, Store};
-pub(crate) use layers::chain_id;
+pub(crate) use layers::{Place, chain_id, places, stack};
 pub use pull::{PullOptions, Repository};
 use source::{Blob, Source};
 

@@ -31,6 +31,15 @@ pub trait Repository: Sync {
     /// [`Error::Remote`].
     fn tagged(&self, tag: &str, limit: u64) -> Result<(Digest, Vec<u8>)>;
 
+    /// Whether the image of a manifest or an index may be pulled at all.
+    ///
+    /// # Errors
+    /// [`Error::Remote`]: it may not.
+    fn approve(&self, digest: &Digest) -> Result<()> {
+        let _ = digest;
+        Ok(())
+    }
+
     /// A manifest or an index by its digest.
     ///
     /// # Errors
@@ -94,6 +103,7 @@ impl Inner {
             (Some(digest), _) => (*digest, repository.by_digest(digest, limit)?),
             (None, tag) => repository.tagged(tag.unwrap_or("latest"), limit)?,
         };
+        repository.approve(&digest)?;
         let top = Descriptor::of_manifest(digest, bytes.len() as u64);
         let remote = Remote {
             repository,

@@ -17,6 +17,8 @@
 //! All of that is decided under one lock, so collection cannot race an import
 //! or a pod.
 
+mod check;
+mod rebuild;
 mod state;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -32,7 +34,9 @@ use crate::files;
 use crate::image::{FsInfo, Image, Problem, Removed};
 use crate::limits::Limits;
 use crate::records::{Changes, ImageRecord, LayerRecord, Records};
+use crate::space::UnderWay;
 
+pub(crate) use check::sum_of;
 pub(crate) use state::Pin;
 
 /// The image store. Clones share one store.
@@ -54,6 +58,7 @@ pub(crate) struct Inner {
     catalog: RwLock<Arc<Catalog>>,
     /// Signalled when a layer's conversion ends.
     pub(crate) converted: Condvar,
+    pub(crate) under_way: UnderWay,
 }
 
 #[derive(Default)]
@@ -84,8 +89,8 @@ impl Store {
     /// missing are set aside (see [`Store::problems`]); the others are usable.
     ///
     /// # Errors
-    /// If the directory cannot be made or read, or if the database is damaged
-    /// or in use by another process.
+    /// If the directory cannot be made or read, or if the database is in use by another
+    /// process. One that is damaged is made anew from the files.
     pub fn open(dir: impl AsRef<Path>) -> Result<Self> {
         Self::open_with(dir, Limits::default())
     }
@@ -100,11 +105,14 @@ impl Store {
         let owner_only = fs::Permissions::from_mode(0o700);
         fs::set_permissions(&dir, owner_only).at("change the mode of", &dir)?;
         files::sync_dir(&dir)?;
-        let records = Records::open(&dir.join("images.redb"))?;
-        let loaded = records.load()?;
+        let (records, loaded, lost) = rebuild::open(&dir, &limits)?;
         files::empty_dir(&dir.join("tmp"))?;
 
         let mut state = State::default();
+        state.problems.extend(lost.map(|reason| Problem {
+            what: "the image database".to_owned(),
+            reason,
+        }));
         for (what, reason) in loaded.unreadable {
             tracing::error!(%what, %reason, "unreadable record set aside");
             let reason = format!("unreadable record: {reason}; import the image again");
@@ -122,6 +130,7 @@ impl Store {
             state: Mutex::new(State::default()),
             catalog: RwLock::default(),
             converted: Condvar::new(),
+            under_way: UnderWay::default(),
         };
         for record in loaded.images {
             let image = inner.load_image(&record, &state.layers);

@@ -144,6 +144,18 @@ impl Inner {
         state.images.insert(record.id, Entry { record, image });
     }
 
+    /// Builds every image anew.
+    pub(super) fn reload_all(&self, state: &mut State) {
+        let records: Vec<_> = state
+            .images
+            .values()
+            .map(|entry| entry.record.clone())
+            .collect();
+        for record in records {
+            self.reload(state, record);
+        }
+    }
+
     /// Makes an image of `record` known, merging the names of an image with the
     /// same id, and takes its tags away from whichever images had them.
     pub(crate) fn commit_image(&self, mut record: ImageRecord) -> Result<Arc<Image>> {

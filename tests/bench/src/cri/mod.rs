@@ -9,7 +9,6 @@ mod crowd;
 mod cycles;
 mod execs;
 mod logs;
-mod neighbours;
 mod queries;
 mod target;
 
@@ -19,8 +18,12 @@ use anyhow::{Result, ensure};
 use bulkhead_e2e::image;
 use clap::Args;
 
-use crate::report::{PERCENTILES, Report};
-use target::{Address, Target};
+use crate::{
+    neighbours,
+    report::{PERCENTILES, Report},
+};
+pub(crate) use target::Address;
+use target::Target;
 
 /// How long a runtime's first pod may take; one that needs longer is left out.
 const FIRST_POD: Duration = Duration::from_secs(60);

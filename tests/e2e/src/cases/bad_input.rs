@@ -246,10 +246,18 @@ pub(crate) async fn address_pool(programs: &Programs) -> Result<()> {
     Ok(())
 }
 
-/// A state directory without space: imports fail, nothing is left, the daemon
-/// lives, and works again when there is space.
+/// Images stop before the disk is full; and where it is full all the same, that is told
+/// and nothing stays.
 pub(crate) async fn full_disk(programs: &Programs) -> Result<()> {
-    let mut node = Node::new(programs, "fulldisk", "")?;
+    fill(programs, "fulldisk", 0, 0, "No space left").await?;
+    fill(programs, "reserve", 8, 4 << 20, "limits.images_reserve_mib").await
+}
+
+/// An import where all but `left` bytes of the disk are taken, and `reserve` MiB of them
+/// are to stay free.
+async fn fill(programs: &Programs, name: &str, reserve: u32, left: u64, words: &str) -> Result<()> {
+    let config = format!("[limits]\nimages_reserve_mib = {reserve}\n");
+    let mut node = Node::new(programs, name, &config)?;
     std::fs::create_dir_all(node.state_dir())?;
     nix::mount::mount(
         Some("tmpfs"),
@@ -262,15 +270,16 @@ pub(crate) async fn full_disk(programs: &Programs) -> Result<()> {
     let hog = node.state_dir().join("hog");
     std::fs::write(&hog, vec![1; 1 << 20])?;
     let world = look(&node)?;
-    // Fill what is left.
     let mut filler = std::fs::OpenOptions::new().append(true).open(&hog)?;
     let block = vec![1_u8; 1 << 18];
     while std::io::Write::write_all(&mut filler, &block).is_ok() {}
+    filler.set_len(filler.metadata()?.len() - left)?;
     let answer = node.import(&image::demo()?, "demo.tar").await;
     let error = answer
         .err()
         .context("an import into a full disk succeeds")?;
     println!("    {error}");
+    ensure!(error.to_string().contains(words), "{error}");
     filler.set_len(1 << 20)?;
     drop(filler);
     let differences = world.differences(&look(&node)?);

@@ -9,6 +9,7 @@ mod many;
 mod processes;
 mod pulls;
 mod restarts;
+mod roundtrip;
 mod sequences;
 mod settings;
 mod streams;
@@ -64,6 +65,7 @@ pub(crate) const IN_A_TEST_HOST: &[Case] = cases![
     crash::daemon_killed_at_each_step,
     streams::bytes_are_exact,
     restarts::fifty_under_a_busy_pod,
+    roundtrip::as_umoci_unpacks,
     sequences::random,
     lifecycle::node_answers,
     lifecycle::pod_from_run_to_remove,

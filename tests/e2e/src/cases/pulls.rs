@@ -148,9 +148,44 @@ pub(crate) async fn by_tag_and_by_digest(programs: &Programs) -> Result<()> {
     let exited = pod.exited(&container, PATIENCE).await?;
     ensure!(exited.exit_code == 0, "{exited:?}");
     ensure!(pod.output("c", "stdout")? == "from a registry\n");
+    looked_at(&node, NAME).await?;
+    // What a container is of stays.
+    ensure!(node.cli(&["image", "prune"]).await?.is_empty());
     pod.remove().await?;
-    remove(&node, NAME).await?;
+    ensure!(node.cli(&["image", "prune"]).await? == format!("{NAME}\n"));
+    ensure!(status(&node, NAME).await?.is_none(), "it is there still");
     clean(node, &world).await
+}
+
+/// What the command line says of an image of two layers.
+async fn looked_at(node: &Node, name: &str) -> Result<()> {
+    let json = async |words: &[&str]| -> Result<serde_json::Value> {
+        let said = node.cli(&[words, &["--output", "json"]].concat()).await?;
+        serde_json::from_str(&said).with_context(|| format!("{words:?}: {said}"))
+    };
+    let checked = json(&["image", "check"]).await?;
+    ensure!(
+        checked["layers"] == 2 && checked["problems"] == json!([]),
+        "{checked}"
+    );
+    let inspected = json(&["image", "inspect", name]).await?;
+    ensure!(inspected[0]["tags"] == json!([name]), "{inspected}");
+    ensure!(
+        inspected[0]["info"]["config"]["Cmd"] == json!(["cat", "/words"]),
+        "{inspected}"
+    );
+    let history = json(&["image", "history", name]).await?;
+    ensure!(
+        history.as_array().is_some_and(|steps| steps.len() == 2),
+        "{history}"
+    );
+    let used = json(&["image", "du"]).await?;
+    let size = &inspected[0]["size_bytes"];
+    ensure!(
+        &used["total_bytes"] == size && &used["images"][0]["unique_bytes"] == size,
+        "{used}"
+    );
+    Ok(())
 }
 
 /// Each refusal has its code, and names what was asked; nothing stays.

@@ -1,6 +1,7 @@
 //! A crash at any step, damage on disk, restarts.
 
 use std::fs::File;
+use std::os::unix::fs::PermissionsExt as _;
 
 use super::pulls::Memory;
 use super::*;
@@ -256,4 +257,90 @@ fn one_import_mends_every_image_that_shares_a_layer() {
         .unwrap();
     assert!(store.problems().is_empty(), "{:?}", store.problems());
     assert!(store.resolve("two:1").is_ok());
+}
+
+/// What a look at everything finds, and what becomes of it.
+#[test]
+fn decay_is_found_and_taken_out() {
+    let bench = Bench::new();
+    let archive = simple().archive();
+    let image = bench.import(&archive).unwrap().images[0].clone();
+    let sound = bench.store.check(false, &|_| ()).unwrap();
+    assert_eq!(
+        (sound.images, sound.layers, sound.problems.len()),
+        (1, 3, 0)
+    );
+    assert!(sound.bytes_read > image.size_bytes);
+
+    // One bit; the length is as it was.
+    let layer = &image.layers[1].erofs_path;
+    let mut bytes = std::fs::read(layer).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::set_permissions(layer, std::fs::Permissions::from_mode(0o644)).unwrap();
+    std::fs::write(layer, &bytes).unwrap();
+    for repair in [false, true] {
+        let checked = bench.store.check(repair, &|_| ()).unwrap();
+        let [problem] = &checked.problems[..] else {
+            panic!("{checked:?}")
+        };
+        assert!(
+            problem.reason.contains("not what was written"),
+            "{problem:?}"
+        );
+        assert_eq!(
+            (checked.repaired, checked.images),
+            (repair, usize::from(!repair))
+        );
+    }
+    assert_eq!(bench.store.problems().len(), 1);
+    // Only what is missing is converted again.
+    let report = bench.import(&archive).unwrap();
+    assert_eq!((report.layers_converted, report.layers_reused), (1, 2));
+    assert!(bench.store.problems().is_empty());
+    assert!(
+        bench
+            .store
+            .check(true, &|_| ())
+            .unwrap()
+            .problems
+            .is_empty()
+    );
+}
+
+/// Without its database, the store has its images still, but for their names.
+#[test]
+fn a_lost_database_is_made_anew_from_the_files() {
+    let bench = Bench::new();
+    let archive = simple().archive();
+    let id = bench.import(&archive).unwrap().images[0].id;
+    let damages: [&dyn Fn(&Path); 3] = [
+        &|database| std::fs::remove_file(database).unwrap(),
+        &|database| std::fs::write(database, b"no database at all").unwrap(),
+        &|database| {
+            let whole = std::fs::read(database).unwrap();
+            std::fs::write(database, [&whole[..64], &[0xa5; 8192]].concat()).unwrap();
+        },
+    ];
+    for damage in damages {
+        let copy = copy_of(bench.store.dir());
+        damage(&copy.path().join("images.redb"));
+        let store = Store::open(copy.path()).unwrap();
+        let [problem] = &store.problems()[..] else {
+            panic!("{:?}", store.problems())
+        };
+        assert!(problem.reason.contains("pull them again"), "{problem:?}");
+        let image = store.get(&id).unwrap();
+        assert_eq!((image.layers.len(), image.repo_tags.len()), (3, 0));
+        let path = bench.write("again.tar", &archive);
+        let report = store
+            .import(&path, &ImportOptions::default(), &|_| {})
+            .unwrap();
+        assert_eq!((report.layers_converted, report.layers_reused), (0, 3));
+        assert_eq!(store.resolve("registry.test/app:v1").unwrap().id, id);
+        assert!(store.check(false, &|_| ()).unwrap().problems.is_empty());
+        drop(store);
+        // It is told once.
+        assert!(Store::open(copy.path()).unwrap().problems().is_empty());
+    }
 }

@@ -1,34 +1,30 @@
-//! `bulkhead image`: bring in, list, remove.
+//! `bulkhead image`: one file a command; here what they share, `ls` and `rm`.
 
-use std::io::Write;
+mod check;
+mod import;
+mod inspect;
+mod progress;
+mod prune;
+mod pull;
+mod usage;
+
 use std::path::Path;
 
-use anyhow::{Context, Result, anyhow, bail};
-use bulkhead_cri_api::operator::import_image_progress::Progress;
-use bulkhead_cri_api::operator::import_image_request::Source;
-use bulkhead_cri_api::operator::{ImportImageRequest, ImportedImage};
+use anyhow::{Result, bail};
 use bulkhead_cri_api::v1::{Image, ImageSpec, ListImagesRequest, RemoveImageRequest};
 use serde::Serialize;
-use tokio::io::AsyncReadExt;
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 
 use super::args::{ImageAction, ImageArgs, OutputArgs};
 use super::client::{Daemon, in_words};
 use super::names::short_id;
 use super::quantity::human_bytes;
-use super::{Outcome, output, pull};
-
-/// Bytes of an archive in a message; the protocol allows 1 MiB.
-const CHUNK: usize = 256 << 10;
-/// Messages on their way.
-const IN_FLIGHT: usize = 4;
+use super::{Outcome, output};
 
 pub(super) async fn image(socket: &Path, args: ImageArgs) -> Outcome {
     let mut daemon = Daemon::connect(socket).await?;
     match args.action {
         ImageAction::Import { file, name, quiet } => {
-            import(&mut daemon, &file, name.unwrap_or_default(), quiet).await?;
+            import::import(&mut daemon, &file, name.unwrap_or_default(), quiet).await?;
         }
         ImageAction::Pull(args) => pull::pull(&mut daemon, args).await?,
         ImageAction::Ls(OutputArgs { output }) => {
@@ -41,107 +37,19 @@ pub(super) async fn image(socket: &Path, args: ImageArgs) -> Outcome {
                 remove(&mut daemon, wanted).await?;
             }
         }
+        ImageAction::Inspect { images, output } => {
+            inspect::inspect(&mut daemon, &images, output.output).await?;
+        }
+        ImageAction::History { image, output } => {
+            inspect::history(&mut daemon, &image, output.output).await?;
+        }
+        ImageAction::Du(OutputArgs { output }) => usage::du(&mut daemon, output).await?,
+        ImageAction::Prune { dry_run } => prune::prune(&mut daemon, dry_run).await?,
+        ImageAction::Check { repair, output } => {
+            return check::check(&mut daemon, repair, output.output).await;
+        }
     }
     Ok(0)
-}
-
-/// Brings an archive in and prints the names of its images, one a line.
-async fn import(daemon: &mut Daemon, file: &Path, tag: String, quiet: bool) -> Result<()> {
-    let (sender, receiver) = mpsc::channel(IN_FLIGHT);
-    let sending = async move {
-        if file == Path::new("-") {
-            send_stdin(&sender, tag).await
-        } else {
-            // The daemon has another working directory.
-            let path = file
-                .canonicalize()
-                .with_context(|| format!("cannot import {}", file.display()))?;
-            let Some(path) = path.to_str() else {
-                bail!(
-                    "cannot import {}: the name isn't UTF-8; rename the file",
-                    path.display()
-                );
-            };
-            let request = ImportImageRequest {
-                source: Some(Source::Path(path.to_owned())),
-                tag,
-            };
-            let _ = sender.send(request).await;
-            Ok(())
-        }
-    };
-    let receiving = async {
-        let answer = daemon
-            .operator
-            .import_image(ReceiverStream::new(receiver))
-            .await;
-        let mut progress = answer.map_err(|status| in_words(&status))?.into_inner();
-        let mut images = None;
-        while let Some(message) = progress
-            .message()
-            .await
-            .map_err(|status| in_words(&status))?
-        {
-            match message.progress {
-                Some(Progress::Step(step)) if !quiet => writeln!(std::io::stderr(), "{step}")?,
-                Some(Progress::Done(done)) => images = Some(done.images),
-                _ => {}
-            }
-        }
-        images.ok_or_else(|| anyhow!("the daemon hung up before the image was in"))
-    };
-    // Reading the file may fail first, or the daemon refuse it before it is read.
-    tokio::pin!(sending, receiving);
-    let images = tokio::select! {
-        images = &mut receiving => images?,
-        sent = &mut sending => {
-            sent?;
-            receiving.await?
-        }
-    };
-    output::print_text(&imported(&images))?;
-    Ok(())
-}
-
-async fn send_stdin(sender: &mpsc::Sender<ImportImageRequest>, mut tag: String) -> Result<()> {
-    let mut stdin = tokio::io::stdin();
-    loop {
-        let mut chunk = vec![0; CHUNK];
-        let length = stdin
-            .read(&mut chunk)
-            .await
-            .context("cannot read standard input")?;
-        if length == 0 {
-            return Ok(());
-        }
-        chunk.truncate(length);
-        let source = Some(Source::Chunk(chunk.into()));
-        let request = ImportImageRequest {
-            source,
-            tag: std::mem::take(&mut tag),
-        };
-        if sender.send(request).await.is_err() {
-            // The daemon has said why, or will.
-            return Ok(());
-        }
-    }
-}
-
-/// Names of images, or ids of those without, one a line.
-fn imported(images: &[ImportedImage]) -> String {
-    let mut text = String::new();
-    for image in images {
-        let names = if image.references.is_empty() {
-            std::slice::from_ref(&image.id)
-        } else {
-            &image.references
-        };
-        for name in names {
-            text.push_str(name);
-            text.push('\n');
-        }
-    }
-    text
 }
 
 /// All images.
@@ -344,22 +252,5 @@ mod tests {
         let names: Vec<&str> = rows.iter().map(|row| row[0].as_str()).collect();
         assert_eq!(names, ["-", "a:1", "b:1"]);
         assert_eq!(rows[1][2], "1.5 KiB");
-    }
-
-    #[test]
-    fn what_was_imported_can_be_passed_on() {
-        let images = [
-            ImportedImage {
-                id: "sha256:aa".to_owned(),
-                references: vec!["x:1".to_owned(), "x:2".to_owned()],
-                size_bytes: 1,
-            },
-            ImportedImage {
-                id: "sha256:bb".to_owned(),
-                references: vec![],
-                size_bytes: 1,
-            },
-        ];
-        assert_eq!(imported(&images), "x:1\nx:2\nsha256:bb\n");
     }
 }

@@ -17,7 +17,7 @@ use bulkhead_e2e::{
 use serde_json::json;
 use tokio::process::{Child, Command};
 
-use super::target::Address;
+use crate::cri::Address;
 
 /// What containerd runs as the sandbox's own container.
 const PAUSE: &str = "localhost/pause:1";
@@ -37,18 +37,43 @@ impl Neighbours {
         let mut node = Node::new(&Programs::in_dir(bin_dir)?, "bench", "")?;
         node.start().await?;
         node.import(&image, "demo.tar").await?;
-        let containerd = start_containerd(dir, &image).await?;
+        let containerd = start_containerd(dir).await?;
+        import(dir, "demo.tar", &image).await?;
+        import(dir, "pause.tar", &pause()?).await?;
         Ok(Self { node, containerd })
     }
 
+    /// Starts them without images, for every registry with this `hosts.toml`.
+    pub(crate) async fn start_for_pulls(dir: &Path, bin_dir: &Path, hosts: &str) -> Result<Self> {
+        let mut node = Node::new_online(&Programs::in_dir(bin_dir)?, "bench", "")?;
+        for certs in [node.hosts_dir(), Path::new(ROOT).join("certs.d")] {
+            let default = certs.join("_default");
+            fs::create_dir_all(&default)?;
+            fs::write(default.join("hosts.toml"), hosts)?;
+        }
+        node.start().await?;
+        let containerd = start_containerd(dir).await?;
+        Ok(Self { node, containerd })
+    }
+
+    /// Names, daemons' process ids, and where they keep images.
+    pub(crate) fn daemons(&self) -> Result<Vec<(Address, u32, PathBuf)>> {
+        let [ours, containerd, _] = self.addresses();
+        let pid = self.containerd.id().context("containerd is not running")?;
+        Ok(vec![
+            (ours, self.node.daemon_pid()?, self.node.state_dir()),
+            (containerd, pid, Path::new(ROOT).join("root")),
+        ])
+    }
+
     /// Where they are.
-    pub(crate) fn addresses(&self) -> Vec<Address> {
+    pub(crate) fn addresses(&self) -> [Address; 3] {
         let address = |name: &str, handler: &str, socket: PathBuf| Address {
             name: name.to_owned(),
             handler: handler.to_owned(),
             socket,
         };
-        vec![
+        [
             address("bulkhead", "", self.node.socket()),
             address("containerd+runc", "runc", socket()),
             address("containerd+runsc", "runsc", socket()),
@@ -74,7 +99,7 @@ fn path(dir: &Path) -> String {
     format!("{dir}/usr/bin:{dir}/usr/sbin:{own}")
 }
 
-async fn start_containerd(dir: &Path, image: &[u8]) -> Result<Child> {
+async fn start_containerd(dir: &Path) -> Result<Child> {
     let program = dir.join("usr/bin/containerd");
     ensure!(
         program.exists(),
@@ -103,6 +128,8 @@ state = "{ROOT}/state"
 address = "{socket}"
 [plugins."io.containerd.grpc.v1.cri"]
 sandbox_image = "{PAUSE}"
+[plugins."io.containerd.grpc.v1.cri".registry]
+config_path = "{ROOT}/certs.d"
 [plugins."io.containerd.grpc.v1.cri".cni]
 bin_dir = "{dir}/usr/lib/cni"
 conf_dir = "{ROOT}/cni"
@@ -144,8 +171,6 @@ BinaryName = "{dir}/usr/bin/runsc"
         );
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    import(dir, "demo.tar", image).await?;
-    import(dir, "pause.tar", &pause()?).await?;
     Ok(child)
 }
 

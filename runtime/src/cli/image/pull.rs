@@ -3,42 +3,35 @@
 use std::io::{BufRead as _, IsTerminal as _, Read as _, Write as _};
 
 use anyhow::{Context, Result, anyhow};
-use bulkhead_cri_api::v1::{AuthConfig, ImageSpec, PullImageRequest};
+use bulkhead_cri_api::operator::PullImageRequest;
 use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
 
-use super::args::PullArgs;
-use super::client::{Daemon, in_words};
-use super::output;
+use super::super::args::PullArgs;
+use super::super::client::{Daemon, in_words};
+use super::super::output;
+use super::progress;
 
 /// The longest password that is read, in bytes.
 const PASSWORD_MAX: u64 = 64 << 10;
 
 /// Pulls one after the other; prints the id of each.
 pub(super) async fn pull(daemon: &mut Daemon, args: PullArgs) -> Result<()> {
-    let auth = match args.username {
-        None => None,
-        Some(username) => {
-            // Nothing else is to be done meanwhile.
-            let password = tokio::task::spawn_blocking(password).await??;
-            Some(AuthConfig {
-                username,
-                password,
-                ..AuthConfig::default()
-            })
-        }
+    let (username, password) = match args.username {
+        None => Default::default(),
+        // Nothing else is to be done meanwhile.
+        Some(username) => (username, tokio::task::spawn_blocking(password).await??),
     };
     for image in args.images {
         let request = PullImageRequest {
-            image: Some(ImageSpec {
-                image,
-                ..ImageSpec::default()
-            }),
-            auth: auth.clone(),
-            sandbox_config: None,
+            image,
+            username: username.clone(),
+            password: password.clone(),
         };
-        let answer = daemon.images.pull_image(request).await;
-        let id = answer.map_err(|status| in_words(&status))?.into_inner();
-        output::print_text(&format!("{}\n", id.image_ref))?;
+        let answer = daemon.operator.pull_image(request).await;
+        let steps = answer.map_err(|status| in_words(&status))?.into_inner();
+        for image in progress::follow(steps, args.quiet).await? {
+            output::print_text(&format!("{}\n", image.id))?;
+        }
     }
     Ok(())
 }
