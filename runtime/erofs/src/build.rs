@@ -24,7 +24,7 @@ use crate::error::{EntryFault, Error, Name};
 use crate::lean::Lean;
 use crate::limits::Limits;
 use crate::tar::{Entry, EntryKind, Extent, TarReader};
-use crate::tree::{DIR_IMPLIED, DIR_OPAQUE, Inode, Kind, LINKS_MAX, ROOT, Tree};
+use crate::tree::{DIR_IMPLIED, DIR_NEW, DIR_OPAQUE, Inode, Kind, LINKS_MAX, ROOT, Tree};
 use crate::xattr;
 
 const WHITEOUT: &[u8] = b".wh.";
@@ -213,7 +213,7 @@ impl<'a, W: Write + Seek> Builder<'a, W> {
             Some(node) => {
                 let inode = self.tree.inode_mut(node);
                 if inode.kind() == Kind::Dir {
-                    inode.data |= DIR_OPAQUE;
+                    inode.data |= DIR_OPAQUE | DIR_NEW;
                 }
                 Ok(())
             }
@@ -231,7 +231,7 @@ impl<'a, W: Write + Seek> Builder<'a, W> {
         if let Some(node) = self.tree.lookup(parent, name) {
             match self.tree.inode(node).kind() {
                 Kind::Dir => return Ok(node),
-                Kind::Whiteout => inode.data |= DIR_OPAQUE,
+                Kind::Whiteout => inode.data |= DIR_OPAQUE | DIR_NEW,
                 _ => {}
             }
         }

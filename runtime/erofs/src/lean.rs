@@ -19,7 +19,7 @@ use crate::build::Builder;
 use crate::disk::NAME_MAX;
 use crate::error::{EntryFault, Error, Name};
 use crate::read::{self, DIRECTORY};
-use crate::tree::{DIR_IMPLIED, DIR_OPAQUE, Inode, Kind, ROOT};
+use crate::tree::{DIR_IMPLIED, DIR_NEW, DIR_OPAQUE, Inode, Kind, ROOT};
 use crate::xattr;
 
 /// Directories that lower layers' symbolic links lead elsewhere, in one layer. Real ones
@@ -181,7 +181,7 @@ impl<'b> Lean<'b> {
         if parts.iter().any(|part| part.len() > NAME_MAX) {
             return Err(Error::entry(&shown, EntryFault::NameTooLong));
         }
-        let opaque = builder.tree.inode(node).data & DIR_OPAQUE;
+        let opaque = builder.tree.inode(node).data & (DIR_OPAQUE | DIR_NEW);
         builder.tree.detach(node);
         let Some(into) = builder.walk(&shown, &parts, true)? else {
             return Err(Error::entry(&shown, EntryFault::LinkLoop));
@@ -191,19 +191,21 @@ impl<'b> Lean<'b> {
     }
 }
 
-/// Whether something in this layer hides what is beneath a directory: it or one above it
-/// is opaque.
+/// Whether a directory has nothing to do with what is beneath it: this layer has removed
+/// that, or one above it hides what it holds. One that is opaque itself hides only what
+/// is in it.
 fn is_cut_off<W: Write + Seek>(builder: &Builder<'_, W>, mut node: u32) -> bool {
-    loop {
-        let tree = &builder.tree;
+    let tree = &builder.tree;
+    if tree.is_replaced(node) || tree.inode(node).data & DIR_NEW != 0 {
+        return true;
+    }
+    while node != ROOT {
+        node = tree.parent(node);
         if tree.is_replaced(node) || tree.inode(node).data & DIR_OPAQUE != 0 {
             return true;
         }
-        if node == ROOT {
-            return false;
-        }
-        node = tree.parent(node);
     }
+    false
 }
 
 fn path_of<W: Write + Seek>(builder: &Builder<'_, W>, mut node: u32) -> Vec<Vec<u8>> {

@@ -48,6 +48,8 @@ pub(crate) enum Kind {
 
 /// Flags in a directory's `data` until its place on disk is known.
 pub(crate) const DIR_OPAQUE: u32 = 1;
+/// A directory that is not the one beneath, which the layer has removed: opaque as well.
+pub(crate) const DIR_NEW: u32 = 4;
 /// The directory has no entry of its own in the archive.
 pub(crate) const DIR_IMPLIED: u32 = 2;
 
@@ -311,7 +313,8 @@ impl Tree {
                 match (self.inode(node).kind(), self.inode(other).kind()) {
                     (Kind::Dir, Kind::Dir) => {
                         let mut moved = self.inode(node).clone();
-                        let opaque = (moved.data | self.inode(other).data) & DIR_OPAQUE;
+                        let hiding = DIR_OPAQUE | DIR_NEW;
+                        let opaque = (moved.data | self.inode(other).data) & hiding;
                         let implied = moved.data & DIR_IMPLIED != 0;
                         if !implied && (node > other || self.is_implied(other)) {
                             moved.data |= opaque;
@@ -324,13 +327,13 @@ impl Tree {
                     // An entry of this layer stays, and a directory is opaque then.
                     (Kind::Whiteout, kind) => {
                         if kind == Kind::Dir {
-                            self.inode_mut(other).data |= DIR_OPAQUE;
+                            self.inode_mut(other).data |= DIR_OPAQUE | DIR_NEW;
                         }
                         self.detach(node);
                     }
                     (kind, Kind::Whiteout) => {
                         if kind == Kind::Dir {
-                            self.inode_mut(node).data |= DIR_OPAQUE;
+                            self.inode_mut(node).data |= DIR_OPAQUE | DIR_NEW;
                         }
                         self.detach(other);
                         self.reparent(node, into)?;

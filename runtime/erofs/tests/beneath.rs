@@ -119,6 +119,8 @@ fn what_hides_the_lower_directory_ends_its_attributes() {
         ])
         .unwrap();
     assert_eq!(stack.top().get("usr/lib").mode, 0o40755);
+    // One that is opaque is the lower one still.
+    assert_eq!(stack.top().get("usr").mode, 0o40751);
     let mut stack = base();
     stack
         .push([Item::file(".wh.usr", ""), Item::file("usr/lib/two", "2")])

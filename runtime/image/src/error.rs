@@ -141,9 +141,9 @@ pub enum Error {
         unit: &'static str,
     },
     /// The compressed stream of a layer is damaged or ends early.
-    #[error("layer {layer} cannot be decompressed: {source}")]
+    #[error("{layer} cannot be decompressed: {source}")]
     Decompress {
-        /// The layer's digest as the manifest gives it.
+        /// Which layer: by its digest, as the manifest gives it.
         layer: String,
         /// Why.
         source: io::Error,
@@ -157,9 +157,9 @@ pub enum Error {
         source: io::Error,
     },
     /// The layer cannot become a file system.
-    #[error("layer {layer}: {source}")]
+    #[error("{layer}: {source}")]
     Layer {
-        /// The layer's diff id.
+        /// Which layer.
         layer: String,
         /// Why.
         source: bulkhead_erofs::Error,

@@ -17,7 +17,7 @@ pub(super) async fn prune(daemon: &mut Daemon, dry_run: bool) -> Result<()> {
     let request = ListContainersRequest::default();
     let containers = daemon.runtime.list_containers(request).await;
     let containers = containers.map_err(|status| in_words(&status))?.into_inner();
-    let used = containers.containers.into_iter().map(|it| it.image_ref);
+    let used = containers.containers.into_iter().map(|it| it.image_id);
     let images = unused(list(daemon).await?, &used.collect());
     let mut bytes = 0;
     for image in &images {

@@ -199,7 +199,7 @@ fn ending(programs: &Programs) -> Result<Vec<u8>> {
 fn image_of_busybox(programs: &Programs) -> Result<Built> {
     Archive::default()
         .layer(&busybox()?.finish()?, Compression::Gzip)?
-        .layer(&ending(programs)?, Compression::Zstd)?
+        .layer(&ending(programs)?, Compression::Plain)?
         .build(json!({}))
 }
 
@@ -272,7 +272,8 @@ fn odd_image(programs: &Programs) -> Result<Built> {
     };
     let mut archive = Archive::default().layer(&ending(programs)?, Compression::Gzip)?;
     for number in 0..LAYERS - 1 {
-        let kinds = [Compression::Gzip, Compression::Zstd, Compression::Plain];
+        // umoci knows no other.
+        let kinds = [Compression::Gzip, Compression::Plain];
         let compression = kinds[number as usize % kinds.len()];
         archive = archive.layer(&odd.layer(number), compression)?;
     }
