@@ -122,6 +122,8 @@ fn all(testbox: &[u8]) -> Result<Vec<(String, Built)>> {
             json!({ "User": user }),
         )?;
     }
+    let pause = Layer::default().file("pause", 0o755, testbox)?.finish()?;
+    let waits = json!({ "Entrypoint": ["/pause"] });
     for name in [
         "latest:latest",
         "1:latest",
@@ -131,16 +133,15 @@ fn all(testbox: &[u8]) -> Result<Vec<(String, Built)>> {
         "tag:all",
     ] {
         let reference = format!("{TOOLS}/test-image-{name}");
-        add(reference, &[&marker(name)?], json!({}))?;
+        add(reference, &[&pause, &marker(name)?], waits.clone())?;
     }
     for tag in 1..=3 {
         let reference = format!("{TOOLS}/test-image-tags:{tag}");
-        add(reference, &[&marker("tags")?], json!({}))?;
+        add(reference, &[&pause, &marker("tags")?], waits.clone())?;
     }
     for registry in ["registry.k8s.io", "k8s.gcr.io"] {
         let reference = format!("{registry}/pause:3.9");
-        let pause = Layer::default().file("pause", 0o755, testbox)?.finish()?;
-        add(reference, &[&pause], json!({ "Entrypoint": ["/pause"] }))?;
+        add(reference, &[&pause], waits.clone())?;
     }
     Ok(images)
 }
