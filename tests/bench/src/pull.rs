@@ -48,10 +48,10 @@ pub(crate) struct Options {
 
 /// A kind of image: its name, and of each layer how many files of how many bytes.
 const KINDS: [(&str, u32, u32, usize); 4] = [
-    ("1 layer, 4 files of 8 MiB", 1, 4, 8 << 20),
-    ("1 layer, 2000 files of 4 KiB", 1, 2000, 4 << 10),
-    ("10 layers, 200 files of 4 KiB", 10, 200, 4 << 10),
-    ("60 layers, 20 files of 4 KiB", 60, 20, 4 << 10),
+    ("1 layer of 4 x 8 MiB", 1, 4, 8 << 20),
+    ("1 layer of 2000 x 4 KiB", 1, 2000, 4 << 10),
+    ("10 layers of 200 x 4 KiB", 10, 200, 4 << 10),
+    ("60 layers of 20 x 4 KiB", 60, 20, 4 << 10),
 ];
 
 pub(crate) async fn run(options: Options) -> Result<Report> {
@@ -239,7 +239,7 @@ async fn writer(options: &Options, neighbours: &Neighbours, report: &mut Report)
             fs::write(&archive, image.finish("localhost/writer:1", json!({}))?)?;
             let began = Instant::now();
             import(&ours, &archive).await?;
-            let metric = format!("{kind}: archive to EROFS, ms");
+            let metric = format!("{kind}: tar to EROFS, ms");
             report.add(&ours.name, &metric, began.elapsed().as_secs_f64() * 1e3);
 
             let tree = directory.join(format!("tree-{run}"));
