@@ -233,7 +233,8 @@ async fn writer(options: &Options, neighbours: &Neighbours, report: &mut Report)
     let [ours, ..] = neighbours.addresses();
     for run in 0..options.runs {
         for (kind, _, files, bytes) in [KINDS[0], KINDS[1]] {
-            let tar = layer(u64::from(run) << 48, files, bytes)?;
+            // Another one than any that was pulled.
+            let tar = layer(u64::from(run + 1) << 48, files, bytes)?;
             let archive = directory.join("image.tar");
             let image = Archive::default().layer(&tar, Compression::Plain)?;
             fs::write(&archive, image.finish("localhost/writer:1", json!({}))?)?;

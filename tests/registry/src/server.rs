@@ -205,12 +205,15 @@ where
 {
     while let Some(asked) = request(&mut stream).await {
         let answer = handler(&asked);
+        let only_head = asked.method == "HEAD";
         log.lock().unwrap().push(asked);
         if answer.silent {
             return std::future::pending().await;
         }
         let end = answer.cut.or(answer.stall).unwrap_or(answer.body.len());
         let body = answer.body.get(..end).unwrap_or(&answer.body);
+        // RFC 9110, section 9.3.2.
+        let body = if only_head { &[] } else { body };
         if let Some(pause) = answer.drip {
             if drip(&mut stream, answer.head().as_bytes(), body, pause)
                 .await
