@@ -22,7 +22,10 @@ hierarchy=$(awk '$3 == "cgroup2" { print $2; exit }' /proc/mounts)
 [ -n "$hierarchy" ] || can_not "no cgroup v2 hierarchy is mounted"
 group=$hierarchy/bulkhead-apart-$$
 mkdir "$group" 2>/dev/null || can_not "no control group can be made in $hierarchy"
-trap 'rmdir "$group" 2>/dev/null || true' EXIT
+# What the namespaces held ends with their first process.
+trap 'find "$group" -depth -type d -exec rmdir {} + 2>/dev/null || true' EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
 
 # shellcheck disable=SC2016 # for the inner shell
 inner='
@@ -45,6 +48,4 @@ in_namespaces sh -c "$inner" 2>/dev/null || can_not "namespaces with their own c
 
 status=0
 in_namespaces sh -c "$inner"'exec "$@"' sh "$@" || status=$?
-# What the namespaces held has ended with their first process.
-find "$group" -depth -mindepth 1 -type d -exec rmdir {} + 2>/dev/null || true
 exit $status

@@ -1,5 +1,6 @@
 //! Layers that lean on those beneath them, and the reader that serves them.
 
+// Tests say what they expect by unwrapping it.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;

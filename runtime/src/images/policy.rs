@@ -133,7 +133,12 @@ fn no_rest() -> String {
 fn read(path: &Path) -> std::io::Result<String> {
     let mut text = String::new();
     let file = std::fs::File::open(path)?;
-    file.take(FILE_MAX).read_to_string(&mut text)?;
+    file.take(FILE_MAX + 1).read_to_string(&mut text)?;
+    // What is cut off might forbid something.
+    if text.len() as u64 > FILE_MAX {
+        let why = format!("it is longer than {FILE_MAX} bytes");
+        return Err(std::io::Error::other(why));
+    }
     Ok(text)
 }
 
@@ -238,6 +243,9 @@ mod tests {
         refused("No such file");
         std::fs::write(&path, "nonsense").unwrap();
         refused("policy.toml");
+        let rest = "#".repeat(1 << 20);
+        std::fs::write(&path, format!("[scope.\"*\"]\naction = \"allow\"\n{rest}")).unwrap();
+        refused("longer than");
         // The key is missing.
         std::fs::write(&path, POLICY).unwrap();
         refused("a.pub");

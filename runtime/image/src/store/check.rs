@@ -79,10 +79,12 @@ impl Inner {
             match self.check_blob(&digest) {
                 Ok(bytes) => checked.bytes_read += bytes,
                 Err(_) if !documents(&self.lock()).contains(&digest) => {}
-                Err(reason) => {
+                Err((reason, lasting)) => {
                     let what = format!("document {digest}");
                     checked.problems.push(Problem { what, reason });
-                    damaged_blobs.push(digest);
+                    if lasting {
+                        damaged_blobs.push(digest);
+                    }
                 }
             }
         }
@@ -93,12 +95,13 @@ impl Inner {
         Ok(checked)
     }
 
-    fn check_blob(&self, digest: &Digest) -> Result<u64, String> {
+    /// The length of a document; or what is wrong with it, and whether it lasts.
+    fn check_blob(&self, digest: &Digest) -> Result<u64, (String, bool)> {
         let path = self.blob_path(digest);
         match files::read_bounded(&path, self.limits.manifest_bytes) {
             Ok(bytes) if Digest::of(&bytes) == *digest => Ok(bytes.len() as u64),
-            Ok(_) => Err(format!("{} is not what was written", path.display())),
-            Err(error) => Err(error.to_string()),
+            Ok(_) => Err((format!("{} is not what was written", path.display()), true)),
+            Err(error) => Err((error.to_string(), is_lasting(&error))),
         }
     }
 
@@ -116,7 +119,7 @@ impl Inner {
         let layers: Vec<_> = layers.into_iter().filter(still).collect();
         let blobs: Vec<_> = blobs
             .iter()
-            .filter(|it| self.check_blob(it).is_err())
+            .filter(|it| matches!(self.check_blob(it), Err((_, true))))
             .collect();
         // An image can do without its manifest, but not without its configuration.
         let lighter = state.images.values().map(|entry| &entry.record);
@@ -138,8 +141,11 @@ impl Inner {
             state.layers.remove(&layer.key());
         }
         for record in lighter {
-            self.reload(&mut state, record);
+            if let Some(entry) = state.images.get_mut(&record.id) {
+                entry.record = record;
+            }
         }
+        // Nobody is shown an image whose files are about to go.
         self.reload_all(&mut state);
         self.publish(&state);
         for (layer, _) in &layers {
@@ -148,8 +154,6 @@ impl Inner {
         for digest in blobs {
             files::remove_file(&self.blob_path(digest))?;
         }
-        self.reload_all(&mut state);
-        self.publish(&state);
         Ok(())
     }
 }
@@ -162,15 +166,19 @@ fn identity(path: &Path) -> Option<Identity> {
     Some((meta.ino(), meta.mtime(), meta.mtime_nsec()))
 }
 
-/// What is wrong with a layer's file, and whether it will be tomorrow: not that it can't
-/// be opened or read just now.
+/// Whether a file is wrong tomorrow, too: not that it can't be opened or read just now.
+fn is_lasting(error: &Error) -> bool {
+    match error {
+        Error::Io { source, .. } => source.kind() == io::ErrorKind::NotFound,
+        // Longer than any that is written.
+        error => matches!(error, Error::Limit { .. }),
+    }
+}
+
+/// What is wrong with a layer's file, and whether it lasts.
 fn fault(layer: &LayerRecord, read: &Result<(u64, u64)>) -> Option<(String, bool)> {
     match read {
-        Err(error) => {
-            let gone = matches!(error, Error::Io { source, .. }
-                if source.kind() == io::ErrorKind::NotFound);
-            Some((error.to_string(), gone))
-        }
+        Err(error) => Some((error.to_string(), is_lasting(error))),
         Ok((bytes, _)) if *bytes != layer.erofs_bytes => {
             let expected = layer.erofs_bytes;
             Some((format!("it has {bytes} bytes, not {expected}"), true))
