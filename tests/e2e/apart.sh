@@ -6,8 +6,8 @@
 #
 #   apart.sh COMMAND…
 #
-# Exit status: the command's; 125 if this machine can't do that (root is needed, and a
-# cgroup v2 hierarchy).
+# Exit status: the command's; 125 if this machine can't do that (root is needed, a
+# cgroup v2 hierarchy, and a kernel with erofs, overlayfs and loop devices).
 set -eu
 
 can_not() { echo "apart: $*" >&2; exit 125; }
@@ -20,6 +20,12 @@ for path in "$@"; do
 done
 hierarchy=$(awk '$3 == "cgroup2" { print $2; exit }' /proc/mounts)
 [ -n "$hierarchy" ] || can_not "no cgroup v2 hierarchy is mounted"
+# Host pods mount layers.
+for filesystem in erofs overlay; do
+    grep -qw "$filesystem" /proc/filesystems || modprobe -q "$filesystem" ||
+        can_not "this kernel has no $filesystem"
+done
+[ -e /dev/loop-control ] || modprobe -q loop || can_not "this kernel has no loop devices"
 group=$hierarchy/bulkhead-apart-$$
 mkdir "$group" 2>/dev/null || can_not "no control group can be made in $hierarchy"
 # What the namespaces held ends with their first process.

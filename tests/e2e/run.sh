@@ -3,7 +3,8 @@
 # itself, in namespaces of their own, where it lets us (apart.sh). The others, and these
 # too where it doesn't, are shared by two test hosts if there are the processors and the
 # memory for two, for a guest in an emulated machine keeps one processor busy and no
-# more. Each line of output begins with its host's number.
+# more. No processor is shared by two of theirs: emulated ones spin while they wait for
+# each other. Each line of output begins with its host's number.
 #
 #   run.sh TESTHOST PROGRAMS RESULTS
 #
@@ -34,7 +35,7 @@ one_host() {
     {
         status=0
         "$testhost" run --share "$results" --env BULKHEAD_BIN_DIR="$programs" \
-            --env CI --timeout $seconds -- \
+            --env CI --cpus "$cpus" --timeout $seconds -- \
             "$programs/bulkhead-e2e" test --share "$claims" 2>&1 || status=$?
         echo $status >"$results/status.$1"
     } | sed -u "s/^/[$1] /"
@@ -50,6 +51,9 @@ status=0
 [ $status != 125 ] || echo "e2e: every case runs in a test host, then"
 
 hosts=${BULKHEAD_HOSTS:-$(room)}
+cpus=$(($(nproc) / hosts))
+[ "$cpus" -le 2 ] || cpus=2
+[ "$cpus" -ge 1 ] || cpus=1
 for host in $(seq "$hosts"); do
     one_host "$host" &
 done

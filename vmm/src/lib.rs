@@ -48,3 +48,4 @@ pub mod pci;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod testing;
 pub mod timings;
+pub mod window;

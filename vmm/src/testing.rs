@@ -194,6 +194,7 @@ pub fn surroundings() -> (Surroundings, Arc<RecordedEvents>) {
         events: events.clone(),
         device_thread: device_thread.clone(),
         thread_hook: Arc::new(|_| Ok(())),
+        ecam: None,
     };
     (surroundings, events)
 }

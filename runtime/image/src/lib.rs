@@ -7,7 +7,7 @@
 //! * [`Store`] keeps images: [`Store::import`], [`Store::pull`], [`Store::resolve`],
 //!   [`Store::list`], [`Store::remove`], [`Store::hold`].
 //! * [`Reference`] is the one parser of image names.
-//! * [`ScratchTemplate`] makes pods' writable disks without running mkfs.
+//! * [`ScratchTemplates`] makes pods' writable disks without running mkfs.
 //!
 //! Everything blocks; [`blocking`] runs it from async code.
 
@@ -40,7 +40,7 @@ pub use image::{Checked, FsInfo, Image, Layer, Problem, Removed};
 pub use import::{ImportOptions, ImportReport, Progress, PullOptions, Report, Repository};
 pub use limits::Limits;
 pub use reference::{Reference, ReferenceError};
-pub use scratch::{Scratch, ScratchTemplate};
+pub use scratch::{Scratch, ScratchTemplate, ScratchTemplates};
 pub use store::{Hold, Store};
 
 /// Runs a blocking operation of this crate on tokio's blocking threads.

@@ -10,11 +10,13 @@
 //! zeros: no journal, no reserved blocks, and inode tables that need no zeroing
 //! by the guest. Blocks that the guest discards become holes again.
 
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::SeekFrom;
 
@@ -33,7 +35,7 @@ pub const LABEL: &str = "scratch";
 
 /// Changes whenever [`mkfs_arguments`] does, so that a cached template of older
 /// parameters is not used.
-const TEMPLATE_VERSION: u32 = 1;
+const TEMPLATE_VERSION: u32 = 2;
 
 /// A prepared file system that pods' scratch disks are copied from.
 #[derive(Debug)]
@@ -41,6 +43,45 @@ pub struct ScratchTemplate {
     path: PathBuf,
     file: File,
     size: u64,
+}
+
+/// Templates of several sizes, each made when a disk of its size is first asked for.
+#[derive(Debug)]
+pub struct ScratchTemplates {
+    dir: PathBuf,
+    /// Each size's place has a lock of its own: to make one keeps nobody from another.
+    made: Mutex<BTreeMap<u64, Arc<Place>>>,
+}
+
+/// Where a template is, once it is made.
+type Place = Mutex<Option<Arc<ScratchTemplate>>>;
+
+impl ScratchTemplates {
+    /// Those that are kept in `dir`.
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Self {
+            dir: dir.into(),
+            made: Mutex::default(),
+        }
+    }
+
+    /// The template for disks of `size` bytes.
+    ///
+    /// # Errors
+    /// As [`ScratchTemplate::prepare`].
+    pub fn of(&self, size: u64) -> Result<Arc<ScratchTemplate>> {
+        let place = {
+            let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+            made.entry(size).or_default().clone()
+        };
+        let mut place = place.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(template) = &*place {
+            return Ok(template.clone());
+        }
+        let template = Arc::new(ScratchTemplate::prepare(&self.dir, size)?);
+        *place = Some(template.clone());
+        Ok(template)
+    }
 }
 
 /// A pod's scratch disk: the file, open for reading and writing.
@@ -172,11 +213,14 @@ fn mkfs_arguments() -> Vec<String> {
         "-L",
         LABEL,
         // The disk dies with the pod: nothing to replay, nothing to reserve,
-        // and it never grows.
+        // and it never grows. Without a configuration file mke2fs makes an ext2, but for
+        // what is named here: extents keep large files fast to make and to remove, and
+        // groups without a bitmap of their own yet keep large templates small.
         "-m",
         "0",
         "-O",
-        "^has_journal,^resize_inode",
+        "extent,flex_bg,uninit_bg,64bit,huge_file,dir_nlink,extra_isize,\
+         ^has_journal,^resize_inode",
         // The file is sparse and reads as zeros, so inode tables count as
         // zeroed: the guest's kernel has none to write. The hash seed is fixed
         // so that templates are alike.
@@ -257,7 +301,14 @@ mod tests {
             .unwrap();
         let dump = String::from_utf8_lossy(&dump.stdout).into_owned();
         assert!(dump.contains("Filesystem volume name:   scratch"), "{dump}");
-        assert!(!dump.contains("has_journal"), "{dump}");
+        let features = dump
+            .lines()
+            .find(|it| it.starts_with("Filesystem features:"));
+        let features: Vec<_> = features.unwrap().split_whitespace().collect();
+        for wanted in ["extent", "flex_bg", "uninit_bg", "64bit"] {
+            assert!(features.contains(&wanted), "{features:?}");
+        }
+        assert!(!features.contains(&"has_journal"), "{features:?}");
         Scratch::remove(&one.path).unwrap();
         Scratch::remove(&one.path).unwrap();
         assert!(!one.path.exists());
@@ -271,6 +322,18 @@ mod tests {
         let second = ScratchTemplate::prepare(dir.path(), MIN_SIZE + 1).unwrap();
         assert_eq!(second.file.metadata().unwrap().ino(), inode);
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn each_size_has_its_template() {
+        let dir = tempfile::tempdir().unwrap();
+        let templates = ScratchTemplates::new(dir.path());
+        let small = templates.of(MIN_SIZE).unwrap();
+        assert!(Arc::ptr_eq(&small, &templates.of(MIN_SIZE).unwrap()));
+        let large = templates.of(2 * MIN_SIZE).unwrap();
+        assert_eq!((small.size(), large.size()), (MIN_SIZE, 2 * MIN_SIZE));
+        assert!(templates.of(1).is_err());
+        assert!(templates.of(1).is_err(), "a failure isn't kept");
     }
 
     #[test]

@@ -35,6 +35,9 @@ pub struct Handler {
     /// As `vm.memory_mib`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_mib: Option<u32>,
+    /// As `vm.scratch_gib`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scratch_gib: Option<u32>,
     /// As `vm.kernel_cmdline_extra`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kernel_cmdline_extra: Option<String>,
@@ -50,6 +53,7 @@ impl Handler {
             vcpus_boot: None,
             vcpus_max: None,
             memory_mib: None,
+            scratch_gib: None,
             kernel_cmdline_extra: None,
         }
     }
@@ -61,6 +65,7 @@ impl Handler {
             vcpus_boot: self.vcpus_boot.unwrap_or(usual.vcpus_boot),
             vcpus_max: self.vcpus_max.unwrap_or(usual.vcpus_max),
             memory_mib: self.memory_mib.unwrap_or(usual.memory_mib),
+            scratch_gib: self.scratch_gib.unwrap_or(usual.scratch_gib),
             kernel_cmdline_extra: self
                 .kernel_cmdline_extra
                 .clone()
@@ -106,8 +111,8 @@ impl<'de> Deserialize<'de> for Handlers {
 pub(super) const COMMENT: &[&str] = &[
     " Runtime handlers: what the `handler` of a RuntimeClass names. Pods without one have",
     " \"bulkhead\". Others can be added, [handlers.NAME], with a kernel and sizes of their own:",
-    " kernel, vcpus_boot, vcpus_max, memory_mib, kernel_cmdline_extra. What one doesn't say is",
-    " as in [vm] and [paths].",
+    " kernel, vcpus_boot, vcpus_max, memory_mib, scratch_gib, kernel_cmdline_extra. What one",
+    " doesn't say is as in [vm] and [paths].",
 ];
 pub(super) const KIND_COMMENT: &str =
     " \"microvm\": a virtual machine to each pod. \"host\": the host itself, see [host_pods].";

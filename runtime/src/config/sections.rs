@@ -52,7 +52,9 @@ section! {
         /// Memory of a pod without memory limits, in MiB. Only what its guest touches costs
         /// anything.
         memory_mib: u32 = 512;
-        /// Size of a pod's writable disk in GiB. Sparse: only what is written costs anything.
+        /// Size of a pod's writable disk in GiB. Sparse: only what is written costs anything,
+        /// and what a pod deletes is given back. A pod's annotation
+        /// io.bulkhead.ephemeral-storage (a quantity: "500Mi") asks for a smaller one.
         scratch_gib: u32 = 10;
         /// Appended to the guest kernel's command line as it stands.
         kernel_cmdline_extra: String = String::new();

@@ -68,6 +68,7 @@ async fn info(pod: &Pod) -> std::collections::BTreeMap<String, String> {
                 "bootVcpus": size.boot_vcpus,
                 "maxVcpus": size.max_vcpus,
                 "memoryBytes": size.memory_bytes,
+                "scratchBytes": size.scratch_bytes,
             })),
             "resources": record.resources,
             "overhead": record.overhead,

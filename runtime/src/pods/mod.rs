@@ -34,6 +34,7 @@ pub mod oci;
 pub mod placement;
 mod pod_cidr;
 pub mod ports;
+mod quantity;
 mod remove;
 mod remove_container;
 mod run;
@@ -95,8 +96,6 @@ pub struct Settings {
     pub host_pods: HostPods,
     /// Sizes of microVMs.
     pub sizing: Sizing,
-    /// Size of a pod's writable disk, bytes (sparse).
-    pub scratch_bytes: u64,
     /// First of the uids that VMMs run under, one to a pod.
     pub vmm_uid_first: u32,
     /// How many such uids there are.
@@ -119,7 +118,6 @@ impl Default for Settings {
             handlers: placement::standard_handlers(),
             host_pods: HostPods::default(),
             sizing: Sizing::default(),
-            scratch_bytes: 10 << 30,
             // Above what adduser, systemd and container tools hand out
             // (systemd's UIDS-GIDS.md: 0x7FFF0000 and up is nobody's).
             vmm_uid_first: 1_900_000_000,

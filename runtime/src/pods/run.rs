@@ -46,6 +46,10 @@ impl Pods {
     pub async fn run(&self, config: PodSandboxConfig, handler: String) -> Result<String> {
         let settings = &self.inner.settings;
         let place = placement::place(&settings.handlers, &settings.host_pods, &config, &handler)?;
+        let size = match place {
+            PlaceKind::MicroVm => Some(settings.sizing_of(&handler).of(&config)?),
+            PlaceKind::Host => None,
+        };
         let record = PodRecord {
             id: String::new(),
             phase: PodPhase::Creating,
@@ -58,7 +62,7 @@ impl Pods {
             sandbox: None,
             exit: None,
             timings: Vec::new(),
-            size: None,
+            size,
             resources: None,
             overhead: None,
         };
@@ -186,11 +190,7 @@ impl Inner {
             (Some(lease), PlaceKind::MicroVm) => Some(self.network.tap(lease).await?),
             (Some(lease), PlaceKind::Host) => Some(self.network.netns(lease).await?),
         };
-        let size = match record.place {
-            PlaceKind::MicroVm => Some(self.settings.sizing_of(&record.handler).of(&record.config)),
-            PlaceKind::Host => None,
-        };
-        let spec = sandbox_spec(&record, link, size, &self.settings)?;
+        let spec = sandbox_spec(&record, link, &self.settings)?;
         let launch = async { self.launcher.launch(spec).await.map_err(Error::from) };
         let plumb = async {
             match &record.lease {
@@ -207,7 +207,6 @@ impl Inner {
         ready.timings.insert(0, turn.phase());
         self.metrics.pod_started(&ready.timings);
         traces::phases(&ready.timings);
-        ready.size = size;
         let ready = Arc::new(ready);
         self.records
             .commit(vec![Change::PutPod(Arc::clone(&ready))])
@@ -286,7 +285,6 @@ fn is_on_hosts_network(record: &PodRecord) -> bool {
 fn sandbox_spec(
     record: &PodRecord,
     link: Option<OwnedFd>,
-    size: Option<VmSize>,
     settings: &Settings,
 ) -> Result<SandboxSpec> {
     let config = &record.config;
@@ -304,10 +302,11 @@ fn sandbox_spec(
         }
     };
     // Sizes mean nothing on the host.
-    let size = size.unwrap_or(VmSize {
+    let size = record.size.unwrap_or(VmSize {
         boot_vcpus: 0,
         max_vcpus: 0,
         memory_bytes: 0,
+        scratch_bytes: 0,
     });
     Ok(SandboxSpec {
         pod_id: record.id.clone(),
@@ -317,7 +316,7 @@ fn sandbox_spec(
         boot_vcpus: size.boot_vcpus,
         max_vcpus: size.max_vcpus,
         memory_bytes: size.memory_bytes,
-        scratch_bytes: settings.scratch_bytes,
+        scratch_bytes: size.scratch_bytes,
         hostname: match is_on_hosts_network(record) {
             true => String::new(), // the host's
             false => hostname(config, &record.id),

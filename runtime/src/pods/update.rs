@@ -116,9 +116,11 @@ impl Inner {
 
     fn size_of(&self, pod: &Pod) -> sizing::VmSize {
         let record = pod.record();
-        record
-            .size
-            .unwrap_or_else(|| self.settings.sizing_of(&record.handler).of(&record.config))
+        record.size.unwrap_or_else(|| {
+            self.settings
+                .sizing_of(&record.handler)
+                .machine(&record.config)
+        })
     }
 
     /// Switches on the CPUs that the limits sum up to. One that can't be switched on

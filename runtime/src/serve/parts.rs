@@ -2,7 +2,7 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
-use bulkhead_image::{Limits, ScratchTemplate, Store};
+use bulkhead_image::{Limits, ScratchTemplates, Store};
 use bulkhead_net::Network;
 use bulkhead_sandbox::{
     HostConfig, HostLauncher, MicroVmConfig, MicroVmLauncher, PlaceKind, Places,
@@ -40,7 +40,7 @@ pub(super) async fn assemble(
         let images = Store::open_with(paths.images(), image_limits(&config))?;
         let settings = settings(&config, &paths);
         check_kernels(&settings)?;
-        let microvm = launcher(&config, &paths, settings.scratch_bytes)?;
+        let microvm = launcher(&config, &paths, settings.sizing.scratch_bytes)?;
         let launcher = Places::new(microvm, host_launcher(&config, &paths)?);
         let node = node(&config);
         let pods = Pods::new(Parts {
@@ -79,6 +79,7 @@ fn sizing(vm: &Vm) -> Sizing {
         vcpus: vm.vcpus_boot,
         max_vcpus,
         memory_bytes: u64::from(vm.memory_mib) << 20,
+        scratch_bytes: u64::from(vm.scratch_gib) << 30,
         ..standard
     }
 }
@@ -127,7 +128,6 @@ fn settings(config: &Config, paths: &Paths) -> Settings {
             handlers: config.host_pods.allow_handlers.clone(),
         },
         sizing: sizing(&config.vm),
-        scratch_bytes: u64::from(config.vm.scratch_gib) << 30,
         vmm_uid_first: config.vm.vmm_uid_first,
         vmm_uid_count: config.vm.vmm_uid_count,
         sampling: Sampling {
@@ -141,17 +141,13 @@ fn settings(config: &Config, paths: &Paths) -> Settings {
 }
 
 fn launcher(config: &Config, paths: &Paths, scratch_bytes: u64) -> Result<MicroVmLauncher> {
-    let template = ScratchTemplate::prepare(paths.cache(), scratch_bytes)?;
+    let templates = ScratchTemplates::new(paths.cache());
+    // What is missing for it is told now, not when the first pod asks for it.
+    templates.of(scratch_bytes)?;
     let make = move |path: &Path, bytes: u64| {
-        if bytes != template.size() {
-            let what = format!(
-                "a scratch disk of {bytes} bytes: templates have {}",
-                template.size()
-            );
-            return Err(std::io::Error::other(what));
-        }
-        template
-            .create(path)
+        templates
+            .of(bytes)
+            .and_then(|template| template.create(path))
             .map(|scratch| scratch.file)
             .map_err(std::io::Error::other)
     };

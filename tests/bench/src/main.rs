@@ -5,6 +5,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))] // a failed unwrap is a failed test
 
 mod cri;
+mod layers;
 mod neighbours;
 mod pull;
 mod report;
@@ -32,6 +33,8 @@ enum Command {
     Start(start::Options),
     /// A load on any CRI runtime: life cycles, queries, execs, logs.
     Cri(cri::Options),
+    /// What each layer of an image costs its pods.
+    Layers(layers::Options),
     /// Pulls of images from a registry on the loopback, and the writer of file systems
     /// alone.
     Pull(pull::Options),
@@ -43,6 +46,7 @@ async fn main() -> Result<()> {
     let (report, columns) = match cli.command {
         Command::Start(options) => (start::run(options).await?, report::SPREAD),
         Command::Cri(options) => (cri::run(options).await?, report::PERCENTILES),
+        Command::Layers(options) => (layers::run(options).await?, report::SPREAD),
         Command::Pull(options) => (pull::run(options).await?, report::SPREAD),
     };
     eprintln!("{}", report.table(columns));

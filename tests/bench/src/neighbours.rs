@@ -36,9 +36,9 @@ impl Neighbours {
         let image = image::demo()?;
         let mut node = Node::new(&Programs::in_dir(bin_dir)?, "bench", "")?;
         node.start().await?;
-        node.import(&image, "demo.tar").await?;
+        node.import(image, "demo.tar").await?;
         let containerd = start_containerd(dir).await?;
-        import(dir, "demo.tar", &image).await?;
+        import(dir, "demo.tar", image).await?;
         import(dir, "pause.tar", &pause()?).await?;
         Ok(Self { node, containerd })
     }

@@ -44,7 +44,7 @@ pub(crate) async fn run(programs: &Programs) -> Result<()> {
         version.runtime_name, version.runtime_version, version.runtime_api_version
     );
 
-    node.import(&image::demo()?, "demo.tar").await?;
+    node.import(image::demo()?, "demo.tar").await?;
     steps.done("image of three layers (gzip, plain, zstd) imported");
     let roots = [node.state_dir(), node.run_dir()];
     let roots: Vec<&std::path::Path> = roots.iter().map(std::path::PathBuf::as_path).collect();

@@ -4,7 +4,7 @@
 //! tars, compressed in different ways, and an OCI image layout around them, in
 //! one archive.
 
-use std::{collections::BTreeMap, io::Write as _, path::Path};
+use std::{collections::BTreeMap, io::Write as _, path::Path, sync::OnceLock};
 
 use anyhow::{Context as _, Result};
 use serde_json::json;
@@ -236,7 +236,17 @@ pub fn busybox() -> Result<Layer> {
 
 /// The image most tests run: busybox over three layers, the second of which
 /// holds files that the third changes and removes.
-pub fn demo() -> Result<Vec<u8>> {
+pub fn demo() -> Result<&'static [u8]> {
+    // Every case wants it, and to compress it takes a second in an emulated machine.
+    static DEMO: OnceLock<Vec<u8>> = OnceLock::new();
+    if let Some(made) = DEMO.get() {
+        return Ok(made);
+    }
+    let made = make_demo()?;
+    Ok(DEMO.get_or_init(|| made))
+}
+
+fn make_demo() -> Result<Vec<u8>> {
     let base = busybox()?.finish()?;
     let users = Layer::default()
         .dir("etc", 0o755)?

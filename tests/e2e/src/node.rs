@@ -113,13 +113,15 @@ impl Node {
         Ok(node)
     }
 
+    // Two vCPUs at most, however few processors an emulated host has.
     fn configure(&self, registries: &str, extra: &str) -> Result<()> {
         let programs = &self.programs;
         let config = format!(
             "[paths]\nstate_dir = \"{state}\"\nrun_dir = \"{run}\"\nsocket = \"{socket}\"\n\
              kernel = \"{kernel}\"\nvmm = \"{vmm}\"\nagent = \"{agent}\"\n\
              [registries]\n{registries}\n\
-             [vm]\nboot_timeout_seconds = 300\nanswer_timeout_seconds = 300\n{extra}\n",
+             [vm]\nboot_timeout_seconds = 300\nanswer_timeout_seconds = 300\n\
+             vcpus_max = 2\n{extra}\n",
             state = self.state_dir().display(),
             run = self.run_dir().display(),
             socket = self.socket().display(),

@@ -51,6 +51,13 @@ impl World {
         differences
     }
 
+    /// The same with a file that is to stay.
+    #[must_use]
+    pub fn with_file(mut self, path: &Path) -> Self {
+        self.0.insert(format!("file {}", path.display()));
+        self
+    }
+
     /// What is in `after` and not here, and the other way round; empty if equal.
     pub fn differences(&self, after: &Self) -> Vec<String> {
         let gone = self

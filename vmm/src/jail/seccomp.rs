@@ -153,6 +153,7 @@ const DEVICES_IOCTLS: &[u32] = &[
     0x4020_ae76, // KVM_IRQFD
     0x4008_ae6a, // KVM_SET_GSI_ROUTING
     0x4040_ae79, // KVM_IOEVENTFD
+    0x4020_ae46, // KVM_SET_USER_MEMORY_REGION: withdrawing the configuration space
     0x5421,      // FIONBIO
     0x400454d0,  // TUNSETOFFLOAD
     0x400454d8,  // TUNSETVNETHDRSZ

@@ -19,16 +19,18 @@ use std::{io, sync::Arc};
 
 use bulkhead_virtio::device::Memory;
 use kvm_bindings::{
-    CpuId, KVM_CAP_SPLIT_IRQCHIP, KVM_MAX_CPUID_ENTRIES, kvm_enable_cap,
+    CpuId, KVM_CAP_SPLIT_IRQCHIP, KVM_MAX_CPUID_ENTRIES, KVM_MEM_READONLY, kvm_enable_cap,
     kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Cap, Kvm, VmFd};
 use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 
-use crate::layout;
+use crate::{layout, pci::Ecam};
 
 /// KVM's only API version.
 const API_VERSION: i32 = 12;
+/// The memory slot of the configuration space; RAM's begin at 0.
+const ECAM_SLOT: u32 = 8;
 /// KVM_PMU_CAP_DISABLE: the guest gets no performance counters.
 const PMU_DISABLE: u64 = 1;
 
@@ -137,6 +139,41 @@ impl Vm {
             // the process lives, and regions do not overlap.
             unsafe { self.fd.set_user_memory_region(slot) }.map_err(ioctl("take guest memory"))?;
         }
+        Ok(())
+    }
+}
+
+impl Vm {
+    /// Lets the guest read bus 0's configuration space as memory. Where the host's KVM
+    /// can't, reads stay exits.
+    ///
+    /// # Errors
+    /// [`KvmError::Ioctl`]
+    pub fn show(&self, ecam: &Ecam) -> Result<(), KvmError> {
+        if !self.fd.check_extension(Cap::ReadonlyMem) {
+            return Ok(());
+        }
+        let slot = kvm_userspace_memory_region {
+            slot: ECAM_SLOT,
+            flags: KVM_MEM_READONLY,
+            guest_phys_addr: layout::ECAM,
+            memory_size: ecam.window().bytes(),
+            userspace_addr: ecam.window().address(),
+        };
+        #[allow(unsafe_code)] // the ioctl trusts the address
+        // SAFETY: a window is never unmapped, and the guest can't write to it.
+        unsafe { self.fd.set_user_memory_region(slot) }
+            .map_err(ioctl("show the configuration space"))?;
+        let fd = self.fd.clone();
+        ecam.shown(Box::new(move || {
+            let gone = kvm_userspace_memory_region {
+                memory_size: 0,
+                ..slot
+            };
+            #[allow(unsafe_code)] // as above
+            // SAFETY: a slot without memory has no address.
+            unsafe { fd.set_user_memory_region(gone) }.map_err(Into::into)
+        }));
         Ok(())
     }
 }

@@ -31,7 +31,7 @@ use crate::{
         seccomp::{Filters, Kind},
     },
     kvm::{Ending, ExitCounters, Machine, StartError, VcpuSet},
-    pci::{PciBus, virtio::Surroundings},
+    pci::{Ecam, PciBus, virtio::Surroundings},
     timings::{Milestone, Timings},
 };
 
@@ -127,12 +127,15 @@ impl RunningVm {
             .map_err(|e| Fatal::internal(&e))?;
         timings.reached(Milestone::Confined);
 
+        let ecam = Arc::new(Ecam::new().map_err(|e| Fatal::internal(&e))?);
+        vm.show(&ecam).map_err(|e| guest::kvm_fatal(&e))?;
         let consoles = Consoles::default();
         let surroundings = Surroundings {
             memory,
             events: Arc::new(KvmEvents::new(vm.fd())),
             device_thread: start_device_thread(filters.clone())?,
             thread_hook: thread_hook(filters.clone()),
+            ecam: Some(ecam),
         };
         let pool = devices::pool(config.max_vcpus);
         let bus = Arc::new(PciBus::default());

@@ -59,8 +59,10 @@ impl PciBus {
     pub fn add(&self, function: Arc<VirtioFunction>) {
         let index = usize::from(function.devfn().0);
         if let Some(place) = self.write().get_mut(index) {
-            *place = Some(function);
+            *place = Some(function.clone());
         }
+        // Last: whoever sees it may write to it at once.
+        function.appear();
     }
 
     /// Takes the function of the device `name` off the bus, if its driver let go.
@@ -76,6 +78,7 @@ impl PciBus {
         if !function.release() {
             return Err(SlotError::InUse(name.to_owned()));
         }
+        function.disappear();
         if let Some(place) = self.write().get_mut(usize::from(function.devfn().0)) {
             *place = None;
         }
@@ -163,8 +166,14 @@ impl PciBus {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
     use super::*;
-    use crate::{layout::ECAM, testing::function_at};
+    use crate::{
+        layout::ECAM,
+        pci::{Ecam, virtio::Surroundings},
+        testing::{FakeDevice, function_at, surroundings},
+    };
 
     fn vendor(bus: &PciBus, devfn: u64) -> u32 {
         let mut data = [0; 4];
@@ -227,6 +236,86 @@ mod tests {
             (0xffff, 2)
         );
         assert_eq!(queues(layout::bar(9)), 2);
+    }
+
+    /// A bus whose functions tell an [`Ecam`].
+    fn shown() -> (PciBus, Arc<Ecam>) {
+        let ecam = Arc::new(Ecam::new().unwrap());
+        let bus = PciBus::default();
+        for devfn in [Devfn(8), Devfn(9)] {
+            let surroundings = Surroundings {
+                ecam: Some(ecam.clone()),
+                ..surroundings().0
+            };
+            let device = FakeDevice::named(&format!("blk {devfn}")).0;
+            bus.add(VirtioFunction::new(devfn, Box::new(device), surroundings).unwrap());
+        }
+        (bus, ecam)
+    }
+
+    /// What exits would read of all functions, and what is shown of them.
+    fn both(bus: &PciBus, ecam: &Ecam) -> [Vec<u8>; 2] {
+        let mut read = vec![0; 256 * 4096];
+        for (address, bytes) in (ECAM..).step_by(8).zip(read.chunks_exact_mut(8)) {
+            bus.mmio_read(address, bytes);
+        }
+        let shown = (0..256).flat_map(|page| ecam.window().read(page)).collect();
+        [read, shown]
+    }
+
+    #[test]
+    fn what_is_shown_is_what_reads_would_give() {
+        let (bus, ecam) = shown();
+        let same = |what: &str| {
+            let [read, shown] = both(&bus, &ecam);
+            assert!(read == shown, "{what}");
+        };
+        same("at first");
+        let config = ECAM + 9 * 4096;
+        bus.mmio_write(config + 0x10, &[0xff; 4]);
+        same("a BAR being sized");
+        bus.mmio_write(config + 0x10, &layout::bar(200).to_le_bytes());
+        bus.mmio_write(config + 4, &[6, 4]);
+        bus.mmio_write(config + 0x3c, &[11]);
+        bus.mmio_write(config, &[0; 8]);
+        same("a BAR that moved");
+        let functions = bus.functions();
+        let saved = functions[1].save();
+        bus.mmio_write(config + 4, &[0, 0]);
+        functions[1].restore(&saved).unwrap();
+        same("restored");
+        bus.remove("blk 00:01.1").unwrap();
+        same("removed");
+        assert_eq!(ecam.window().read(9), [0xff; 4096]);
+    }
+
+    #[test]
+    fn a_guest_that_uses_the_access_capability_reads_by_exits() {
+        let (bus, ecam) = shown();
+        let withdrawn = Arc::new(AtomicU32::new(0));
+        let counted = withdrawn.clone();
+        ecam.shown(Box::new(move || {
+            counted.fetch_add(1, Ordering::SeqCst);
+            Ok(())
+        }));
+        let config = ECAM + 8 * 4096;
+        let byte = |at: u64| {
+            let mut data = [0];
+            bus.mmio_read(config + at, &mut data);
+            u64::from(data[0])
+        };
+        // Vendor capabilities by their types (virtio 1.3, section 4.1.4): 5 is access.
+        let mut at = byte(0x34);
+        while (byte(at), byte(at + 3)) != (9, 5) {
+            bus.mmio_write(config + at, &[0; 4]);
+            at = byte(at + 1);
+            assert_ne!(at, 0, "no such capability");
+        }
+        assert_eq!(withdrawn.load(Ordering::SeqCst), 0);
+        bus.mmio_write(config + at + 8, &0x12u32.to_le_bytes());
+        bus.mmio_write(config + at + 12, &1u32.to_le_bytes());
+        assert_eq!(withdrawn.load(Ordering::SeqCst), 1);
+        assert_eq!(byte(at + 16), 2, "the number of queues");
     }
 
     #[test]

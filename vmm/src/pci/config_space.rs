@@ -120,6 +120,12 @@ impl ConfigSpace {
         Some(start)
     }
 
+    /// All registers.
+    #[must_use]
+    pub fn registers(&self) -> &[u8; SIZE] {
+        &self.registers
+    }
+
     /// Reads `data.len()` bytes at `offset`; zero past the end.
     pub fn read(&self, offset: usize, data: &mut [u8]) {
         read_registers(&self.registers, offset, data);

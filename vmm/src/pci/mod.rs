@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!  vCPU --MMIO exit--> PciBus --devfn--> VirtioFunction
-//!                                          ConfigSpace   (ECAM page of the function)
+//!                                          ConfigSpace   (ECAM page of the function:
+//!                                                         read as memory, see `ecam`)
 //!                                          BAR, 16 KiB:
 //!                                            0x0000 common configuration
 //!                                            0x0100 interrupt status
@@ -18,10 +19,12 @@
 
 pub mod bus;
 pub mod config_space;
+pub mod ecam;
 pub mod msix;
 pub mod virtio;
 
 pub use bus::{PciBus, SlotError};
+pub use ecam::Ecam;
 pub use virtio::VirtioFunction;
 
 use std::fmt;

@@ -23,7 +23,7 @@ pub(crate) async fn run(bin_dir: &Path, options: &Options, report: &mut Report) 
     let programs = Programs::in_dir(bin_dir)?.without_vms();
     let mut node = Node::new(&programs, "crowd", "")?;
     node.start().await?;
-    node.import(&image::demo()?, "demo.tar").await?;
+    node.import(image::demo()?, "demo.tar").await?;
     let address = Address {
         name: NAME.to_owned(),
         handler: String::new(),

@@ -3,7 +3,7 @@
 
 mod kvm;
 pub(crate) mod memory;
-mod ours;
+pub(crate) mod ours;
 mod peers;
 
 use std::path::PathBuf;

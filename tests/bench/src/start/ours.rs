@@ -19,7 +19,7 @@ const SUBJECT: &str = "bulkhead";
 pub(crate) async fn start_node(programs: &Programs, memory_mib: u64) -> Result<Node> {
     let mut node = Node::new(programs, "bench", &format!("memory_mib = {memory_mib}\n"))?;
     node.start().await?;
-    node.import(&image::demo()?, "demo.tar").await?;
+    node.import(image::demo()?, "demo.tar").await?;
     Ok(node)
 }
 
@@ -35,11 +35,7 @@ pub(crate) async fn measure(
     report.add(SUBJECT, "RunPodSandbox, ms", milliseconds(began.elapsed()));
 
     let facts = facts(node, &pod.id).await?;
-    let pid = facts
-        .pointer("/sandbox/vmmPid")
-        .and_then(serde_json::Value::as_u64)
-        .and_then(|pid| u32::try_from(pid).ok())
-        .with_context(|| format!("no VMM pid in the verbose status: {facts}"))?;
+    let pid = vmm_pid(&facts)?;
     let exits = kvm::exits(pid)?;
     #[allow(clippy::cast_precision_loss)] // counts far below 2^53
     {
@@ -116,6 +112,19 @@ fn phases(facts: &serde_json::Value, report: &mut Report) {
     }
     report.add(SUBJECT, "exec to first KVM_RUN, ms", milliseconds(to_run));
     report.add(SUBJECT, "exec to agent ready, ms", milliseconds(to_ready));
+}
+
+/// The memory of a pod's VMM, with guest RAM of so many MiB.
+pub(crate) async fn resident(node: &Node, id: &str, memory_mib: u64) -> Result<memory::Resident> {
+    let pid = vmm_pid(&facts(node, id).await?)?;
+    memory::of_vmm(pid, memory_mib << 20)
+}
+
+fn vmm_pid(facts: &serde_json::Value) -> Result<u32> {
+    let pid = facts.pointer("/sandbox/vmmPid");
+    pid.and_then(serde_json::Value::as_u64)
+        .and_then(|pid| u32::try_from(pid).ok())
+        .with_context(|| format!("no VMM pid in the verbose status: {facts}"))
 }
 
 /// The daemon's own memory, at the end.

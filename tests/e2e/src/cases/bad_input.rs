@@ -274,7 +274,7 @@ async fn fill(programs: &Programs, name: &str, reserve: u32, left: u64, words: &
     let block = vec![1_u8; 1 << 18];
     while std::io::Write::write_all(&mut filler, &block).is_ok() {}
     filler.set_len(filler.metadata()?.len() - left)?;
-    let answer = node.import(&image::demo()?, "demo.tar").await;
+    let answer = node.import(image::demo()?, "demo.tar").await;
     let error = answer
         .err()
         .context("an import into a full disk succeeds")?;
@@ -284,7 +284,7 @@ async fn fill(programs: &Programs, name: &str, reserve: u32, left: u64, words: &
     drop(filler);
     let differences = world.differences(&look(&node)?);
     ensure!(differences.is_empty(), "{differences:#?}");
-    node.import(&image::demo()?, "demo.tar")
+    node.import(image::demo()?, "demo.tar")
         .await
         .context("importing after space was freed")?;
     node.stop().await?;

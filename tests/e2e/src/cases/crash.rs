@@ -15,100 +15,139 @@ use bulkhead_e2e::{
 /// to after its answer. Afterwards the pod (and the container) is whole or gone,
 /// and the same request, sent again as kubelet does, succeeds.
 pub(crate) async fn daemon_killed_at_each_step(programs: &Programs) -> Result<()> {
-    sweep(programs, "sweep", "", |node, name| {
-        pod_config(node, name, 0)
-    })
-    .await
+    let sweep = Sweep {
+        name: "sweep",
+        handler: "",
+        sandbox: 8,
+        container: 6,
+    };
+    sweep
+        .run(programs, |node, name| pod_config(node, name, 0))
+        .await
 }
 
-/// The sweep, for pods of a handler and a configuration by name.
-pub(super) async fn sweep(
-    programs: &Programs,
-    name: &str,
-    handler: &str,
-    config_of: impl Fn(&Node, &str) -> cri::PodSandboxConfig,
-) -> Result<()> {
-    let (mut node, _) = node(programs, name, "").await?;
-
-    // How long an undisturbed create takes here sets the sweep's scale.
-    let began = Instant::now();
-    let mut pod = Pod::run_as(&node, config_of(&node, "calibrate"), handler).await?;
-    let run = began.elapsed();
-    let began = Instant::now();
-    pod.sh("c", "exec sleep 100000").await?;
-    let start = began.elapsed();
-    pod.remove().await?;
-    let world = look(&node)?;
-
-    let mut whole = 0;
-    let mut gone = 0;
-    for step in 0..=12_u32 {
-        // The last kill comes right after the answer, however long that takes.
-        let delay = if step == 12 { PATIENCE } else { run * step / 8 };
-        let name = format!("sweep-{step}");
-        let config = config_of(&node, &name);
-        kill_during(&mut node, delay, async |node: &Node| {
-            let pod = Pod::run_as(node, config.clone(), handler).await;
-            pod.map(drop)
+/// The same without virtual machines, at many more moments.
+pub(crate) async fn daemon_killed_at_many_moments(programs: &Programs) -> Result<()> {
+    let sweep = Sweep {
+        name: "sweep-many",
+        handler: "",
+        sandbox: 48,
+        container: 24,
+    };
+    sweep
+        .run(&programs.without_vms(), |node, name| {
+            pod_config(node, name, 0)
         })
-        .await?;
-        let found = listed(&node, &name).await?;
-        ensure!(
-            found.is_some() || step < 12,
-            "a pod that was reported ready is gone"
-        );
-        match found {
-            Some(id) => {
-                whole += 1;
-                let mut pod = Pod::attach(&node, id, config.clone());
-                let id = pod.sh("probe", "echo alive").await?;
-                ensure!(pod.exited(&id, PATIENCE).await?.exit_code == 0);
-                ensure!(pod.output("probe", "stdout")? == "alive\n");
-            }
-            None => gone += 1,
-        }
-        let mut pod = Pod::run_as(&node, config, handler).await?;
+        .await
+}
+
+/// At how many moments of a create the daemon is killed.
+pub(super) struct Sweep {
+    pub(super) name: &'static str,
+    pub(super) handler: &'static str,
+    /// Moments of RunPodSandbox, the last of them right after the answer.
+    pub(super) sandbox: u32,
+    /// Moments of CreateContainer and StartContainer, likewise.
+    pub(super) container: u32,
+}
+
+impl Sweep {
+    /// Does it; `config_of` gives a pod's configuration by its name.
+    pub(super) async fn run(
+        self,
+        programs: &Programs,
+        config_of: impl Fn(&Node, &str) -> cri::PodSandboxConfig,
+    ) -> Result<()> {
+        let handler = self.handler;
+        let (mut node, _) = node(programs, self.name, "").await?;
+
+        // How long an undisturbed create takes here sets the sweep's scale.
+        let began = Instant::now();
+        let mut pod = Pod::run_as(&node, config_of(&node, "calibrate"), handler).await?;
+        let run = began.elapsed();
+        let began = Instant::now();
+        pod.sh("c", "exec sleep 100000").await?;
+        let start = began.elapsed();
         pod.remove().await?;
-        let differences = world.but_for_the_daemon(&look(&node)?);
-        ensure!(differences.is_empty(), "step {step}: {differences:#?}");
-    }
-    println!("    sandbox creates: {whole} whole, {gone} gone after {run:.1?} of create");
-    ensure!(whole > 0 && gone > 0, "the sweep missed the create");
+        let world = look(&node)?;
 
-    let mut pod = Pod::run_as(&node, config_of(&node, "whole"), handler).await?;
-    for step in 0..=8_u32 {
-        let delay = if step == 8 {
-            PATIENCE
-        } else {
-            start * step / 6
-        };
-        let config = container_config(&format!("c{step}"), "echo up; exec sleep 100000");
-        let pod_id = pod.id.clone();
-        let sandbox = pod.config.clone();
-        let request = config.clone();
-        kill_during(&mut node, delay, async |node: &Node| {
-            let mut pod = Pod::attach(node, pod_id.clone(), sandbox.clone());
-            let id = pod.create(request.clone()).await?;
-            pod.start(&id).await?;
-            Ok(())
-        })
-        .await?;
-        ensure!(
-            pod.pod_status().await?.state() == cri::PodSandboxState::SandboxReady,
-            "step {step}: the pod did not survive"
-        );
-        // Whole or gone: creating again joins or makes it, and it can be run.
-        let id = pod.create(config).await?;
-        if pod.status(&id).await?.state() == cri::ContainerState::ContainerCreated {
-            pod.start(&id).await?;
+        let mut whole = 0;
+        let mut gone = 0;
+        for step in 0..self.sandbox {
+            // They reach a little beyond the create's usual end; the last kill comes right
+            // after the answer, however long that takes.
+            let last = self.sandbox - 1;
+            let delay = if step == last {
+                PATIENCE
+            } else {
+                run * 3 / 2 * step / last
+            };
+            let name = format!("sweep-{step}");
+            let config = config_of(&node, &name);
+            kill_during(&mut node, delay, async |node: &Node| {
+                let pod = Pod::run_as(node, config.clone(), handler).await;
+                pod.map(drop)
+            })
+            .await?;
+            let found = listed(&node, &name).await?;
+            ensure!(
+                found.is_some() || step < last,
+                "a pod that was reported ready is gone"
+            );
+            match found {
+                Some(id) => {
+                    whole += 1;
+                    let mut pod = Pod::attach(&node, id, config.clone());
+                    let id = pod.sh("probe", "echo alive").await?;
+                    ensure!(pod.exited(&id, PATIENCE).await?.exit_code == 0);
+                    ensure!(pod.output("probe", "stdout")? == "alive\n");
+                }
+                None => gone += 1,
+            }
+            let mut pod = Pod::run_as(&node, config, handler).await?;
+            pod.remove().await?;
+            let differences = world.but_for_the_daemon(&look(&node)?);
+            ensure!(differences.is_empty(), "step {step}: {differences:#?}");
         }
-        let answer = pod.exec(&id, "echo in").await?;
-        ensure!(answer.stdout.as_ref() == b"in\n", "step {step}: {answer:?}");
-        pod.stop_container(&id, 0).await?;
-        pod.remove_container(&id).await?;
+        println!("    sandbox creates: {whole} whole, {gone} gone after {run:.1?} of create");
+        ensure!(whole > 0 && gone > 0, "the sweep missed the create");
+
+        let mut pod = Pod::run_as(&node, config_of(&node, "whole"), handler).await?;
+        for step in 0..self.container {
+            let last = self.container - 1;
+            let delay = if step == last {
+                PATIENCE
+            } else {
+                start * 4 / 3 * step / last
+            };
+            let config = container_config(&format!("c{step}"), "echo up; exec sleep 100000");
+            let pod_id = pod.id.clone();
+            let sandbox = pod.config.clone();
+            let request = config.clone();
+            kill_during(&mut node, delay, async |node: &Node| {
+                let mut pod = Pod::attach(node, pod_id.clone(), sandbox.clone());
+                let id = pod.create(request.clone()).await?;
+                pod.start(&id).await?;
+                Ok(())
+            })
+            .await?;
+            ensure!(
+                pod.pod_status().await?.state() == cri::PodSandboxState::SandboxReady,
+                "step {step}: the pod did not survive"
+            );
+            // Whole or gone: creating again joins or makes it, and it can be run.
+            let id = pod.create(config).await?;
+            if pod.status(&id).await?.state() == cri::ContainerState::ContainerCreated {
+                pod.start(&id).await?;
+            }
+            let answer = pod.exec(&id, "echo in").await?;
+            ensure!(answer.stdout.as_ref() == b"in\n", "step {step}: {answer:?}");
+            pod.stop_container(&id, 0).await?;
+            pod.remove_container(&id).await?;
+        }
+        pod.remove().await?;
+        clean_after_restart(node, &world).await
     }
-    pod.remove().await?;
-    clean_after_restart(node, &world).await
 }
 
 /// Starts `work`, kills the daemon after `delay`, and starts it again.

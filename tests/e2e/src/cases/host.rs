@@ -236,7 +236,7 @@ pub(crate) async fn refused_unless_allowed(programs: &Programs) -> Result<()> {
 pub(crate) async fn bytes_are_exact(programs: &Programs) -> Result<()> {
     let (node, world) = node(programs, "host-exact", "").await?;
     let mut pod = Pod::run_as(&node, config(&node, "exact", &[]), "host").await?;
-    streams::every_byte(&node, &mut pod).await?;
+    streams::every_byte(&node, &mut pod, 256).await?;
     pod.remove().await?;
     clean(node, &world).await
 }

@@ -44,13 +44,20 @@ macro_rules! cases {
     };
 }
 
-/// Those that need neither a virtual machine nor a kernel of a certain kind: they can
-/// also run on the machine itself, in namespaces (`tests/e2e/apart.sh`), which an emulated
-/// one is many times slower than.
+/// Those that need neither a virtual machine nor every controller in one hierarchy: they
+/// can also run on the machine itself, in namespaces (`tests/e2e/apart.sh`), which an
+/// emulated one is many times slower than.
 pub(crate) const APART: &[Case] = cases![
     leaks::a_thousand_streams,
     sequences::random_without_vms,
+    crash::daemon_killed_at_many_moments,
     host::bytes_are_exact,
+    host::namespaces,
+    host::refused_unless_allowed,
+    host::confined,
+    host::daemon_killed_at_each_step,
+    host::daemon_and_agent_killed,
+    host::logs_rotate_under_load,
     pulls::what_a_registry_refuses,
     pulls::daemon_killed,
     bad_input::configuration,
@@ -84,6 +91,7 @@ pub(crate) const IN_A_TEST_HOST: &[Case] = cases![
     usage::figures_are_plausible,
     usage::events_are_told,
     usage::limits_change,
+    usage::scratch_disks,
     traces::continue_the_clients,
     usage::logs_rotate_under_load,
     settings::host_ports,
@@ -100,13 +108,7 @@ pub(crate) const IN_A_TEST_HOST: &[Case] = cases![
     bad_input::full_disk,
     bad_input::requests,
     host::lifecycle,
-    host::namespaces,
     host::paths_and_devices,
-    host::refused_unless_allowed,
-    host::confined,
-    host::daemon_killed_at_each_step,
-    host::daemon_and_agent_killed,
-    host::logs_rotate_under_load,
 ];
 
 /// Every case.
@@ -118,7 +120,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Case> {
 async fn node(programs: &Programs, name: &str, extra: &str) -> Result<(Node, World)> {
     let mut node = Node::new(programs, name, extra)?;
     node.start().await?;
-    node.import(&image::demo()?, "demo.tar").await?;
+    node.import(image::demo()?, "demo.tar").await?;
     let world = look(&node)?;
     Ok((node, world))
 }

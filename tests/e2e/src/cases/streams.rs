@@ -223,13 +223,6 @@ pub(super) async fn forwarded_page(url: &str, port: u16) -> Result<String> {
     Ok(String::from_utf8_lossy(&got).into_owned())
 }
 
-/// Megabytes through an exec each way: `BULKHEAD_STREAM_MIB`, or what an emulated
-/// host does in half a minute.
-fn mebibytes() -> usize {
-    let named = std::env::var("BULKHEAD_STREAM_MIB");
-    named.ok().and_then(|it| it.parse().ok()).unwrap_or(64)
-}
-
 fn hex(hash: Sha256) -> String {
     hash.finalize()
         .iter()
@@ -241,17 +234,19 @@ fn hex(hash: Sha256) -> String {
 pub(crate) async fn bytes_are_exact(programs: &Programs) -> Result<()> {
     let (node, world) = node(programs, "exact", "").await?;
     let mut pod = Pod::run(&node, "exact").await?;
-    every_byte(&node, &mut pod).await?;
+    every_byte(&node, &mut pod, 64).await?;
     pod.remove().await?;
     clean(node, &world).await
 }
 
-/// Sends random bytes through execs in a pod, each way by each protocol.
+/// Sends so many mebibytes of random bytes, or `BULKHEAD_STREAM_MIB`, through execs in a
+/// pod, each way by each protocol.
 #[allow(clippy::print_stdout)] // figures for the reader
-pub(super) async fn every_byte(node: &Node, pod: &mut Pod) -> Result<()> {
+pub(super) async fn every_byte(node: &Node, pod: &mut Pod, mebibytes: usize) -> Result<()> {
     const MIB: usize = 1 << 20;
     let id = pod.sh("c", "exec sleep 100000").await?;
-    let count = mebibytes();
+    let named = std::env::var("BULKHEAD_STREAM_MIB").ok();
+    let count = named.and_then(|it| it.parse().ok()).unwrap_or(mebibytes);
     // Random, so that no two pieces are alike.
     let made = pod
         .exec(

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -12,7 +13,7 @@ use bulkhead_cri_api::v1 as cri;
 use super::{clean, clean_after_restart, node};
 use bulkhead_e2e::{
     node::{Node, PATIENCE, Programs},
-    pod::{Pod, container_config, payload},
+    pod::{Pod, container_config, payload, pod_config},
 };
 
 /// So often pods are measured here.
@@ -38,6 +39,83 @@ fn nano_cores(stats: &cri::ContainerStats) -> u64 {
 fn memory(stats: &cri::ContainerStats) -> u64 {
     let memory = stats.memory.as_ref();
     number(memory.and_then(|it| it.working_set_bytes.as_ref()))
+}
+
+/// A pod's disk has the size that it asks for, and what it deletes is given back.
+pub(crate) async fn scratch_disks(programs: &Programs) -> Result<()> {
+    const MIB: u64 = 1 << 20;
+    const ASKS: &str = "io.bulkhead.ephemeral-storage";
+    let (node, world) = node(programs, "scratch", "").await?;
+    let asking = |size: &str| {
+        let mut config = pod_config(&node, "scratch", 0);
+        config.annotations.insert(ASKS.to_owned(), size.to_owned());
+        config
+    };
+    for (size, said) in [("11Gi", "scratch_gib"), ("lots", "not a whole number")] {
+        let refused = Pod::run_with(&node, asking(size)).await;
+        let error = refused.err().context("it runs")?;
+        let status = error.downcast_ref::<tonic::Status>().context("no status")?;
+        ensure!(status.code() == tonic::Code::InvalidArgument, "{status:?}");
+        ensure!(status.message().contains(said), "{status:?}");
+    }
+
+    let mut pod = Pod::run_with(&node, asking("64Mi")).await?;
+    // Made with the first disk of its size, and kept.
+    let template = node.state_dir().join("cache/template-v2-67108864.ext4");
+    let world = world.with_file(&template);
+    let id = pod.sh("c", "exec sleep 100000").await?;
+    let disk = disk_of(&node, &pod.id).await?;
+    let held = || anyhow::Ok(fs::metadata(&disk)?.blocks() * 512);
+    ensure!(fs::metadata(&disk)?.len() == 64 * MIB, "{}", disk.display());
+    let empty = held()?;
+    let wrote = pod
+        .exec(&id, "head -c 33554432 /dev/zero | tr '\\0' x > /a; sync")
+        .await?;
+    ensure!(wrote.exit_code == 0, "{wrote:?}");
+    ensure!(
+        held()? >= empty + 32 * MIB,
+        "{empty} bytes, then {}",
+        held()?
+    );
+    // It is full, and the pod lives.
+    let full = pod
+        .exec(&id, "dd if=/dev/zero of=/b bs=1M count=64")
+        .await?;
+    let said = String::from_utf8_lossy(&full.stderr).into_owned();
+    ensure!(
+        full.exit_code != 0 && said.contains("No space left"),
+        "{full:?}"
+    );
+    let removed = pod.exec(&id, "rm /a /b; sync; echo still here").await?;
+    ensure!(removed.stdout.as_ref() == b"still here\n", "{removed:?}");
+    let deadline = Instant::now() + PATIENCE;
+    while held()? > empty + MIB {
+        ensure!(Instant::now() < deadline, "{empty} bytes, then {}", held()?);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    pod.remove().await?;
+    // The daemon keeps the template open.
+    clean_after_restart(node, &world).await
+}
+
+/// The file behind a pod's disk: it has no name, but its VMM has it open.
+async fn disk_of(node: &Node, pod: &str) -> Result<PathBuf> {
+    let request = cri::PodSandboxStatusRequest {
+        pod_sandbox_id: pod.to_owned(),
+        verbose: true,
+    };
+    let answer = node.runtime().pod_sandbox_status(request).await?;
+    let info = answer.into_inner().info.remove("info").unwrap_or_default();
+    let info: serde_json::Value = serde_json::from_str(&info)?;
+    let pid = info.pointer("/sandbox/vmmPid").context("no VMM")?;
+    for entry in fs::read_dir(format!("/proc/{pid}/fd"))? {
+        let path = entry?.path();
+        let target = fs::read_link(&path).unwrap_or_default();
+        if target.starts_with(node.state_dir().join("scratch")) {
+            return Ok(path);
+        }
+    }
+    anyhow::bail!("process {pid} has no scratch disk open")
 }
 
 /// A busy container uses CPU, an idle one does not; memory and the writable layer

@@ -57,7 +57,7 @@ pub(crate) async fn run(programs: &Programs, plan: &Plan, config: &str) -> Resul
     println!("    model: {} operations, seed {seed}", plan.operations);
     let mut node = Node::new(programs, "model", config)?;
     node.start().await?;
-    node.import(&image::demo()?, "demo.tar").await?;
+    node.import(image::demo()?, "demo.tar").await?;
     let before = World::look(node.daemon_pid()?, &[&node.state_dir(), &node.run_dir()])?;
 
     let mut driver = Driver::new(node, plan.handler.clone());

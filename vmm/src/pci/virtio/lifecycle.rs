@@ -228,6 +228,7 @@ impl VirtioFunction {
         state.space.set(at, &control.to_le_bytes());
         state.space.set_command(saved.command);
         state.space.set_bar(saved.bar);
+        self.tell(&state);
         let decoded = state.space.decoded().unwrap_or(super::NOWHERE);
         self.decoded.store(decoded, Release);
         state.generation.store(saved.generation, SeqCst);

@@ -33,7 +33,7 @@ use self::{
     common::{Action, CommonConfig},
 };
 use super::{
-    Devfn,
+    Devfn, Ecam,
     config_space::ConfigSpace,
     msix::{ENTRY_SIZE, Msix},
 };
@@ -50,6 +50,8 @@ pub struct Surroundings {
     pub device_thread: DeviceThread,
     /// Confines a device's threads.
     pub thread_hook: ThreadHook,
+    /// What the guest reads configuration space from, if not by exits.
+    pub ecam: Option<Arc<Ecam>>,
 }
 
 impl std::fmt::Debug for Surroundings {
@@ -196,6 +198,27 @@ impl VirtioFunction {
         exit
     }
 
+    /// Makes the function visible.
+    pub(super) fn appear(&self) {
+        if let Some(ecam) = &self.surroundings.ecam {
+            ecam.appear(self.devfn, self.lock().space.registers());
+        }
+    }
+
+    /// Makes it invisible again.
+    pub(super) fn disappear(&self) {
+        if let Some(ecam) = &self.surroundings.ecam {
+            ecam.disappear(self.devfn);
+        }
+    }
+
+    /// The registers have changed.
+    fn tell(&self, state: &State) {
+        if let Some(ecam) = &self.surroundings.ecam {
+            ecam.write(self.devfn, state.space.registers());
+        }
+    }
+
     /// A read of the function's ECAM page.
     pub fn config_read(&self, offset: usize, data: &mut [u8]) -> Exit {
         let mut state = self.lock();
@@ -219,6 +242,7 @@ impl VirtioFunction {
     pub fn config_write(self: &Arc<Self>, offset: usize, data: &[u8]) -> Exit {
         let mut state = self.lock();
         let written = state.space.write(offset, data);
+        self.tell(&state);
         let Offsets { msix, access } = state.offsets;
         let mut action = Action::None;
         let mut moved = false;
@@ -239,6 +263,12 @@ impl VirtioFunction {
             action = state.write_bar(offset, part);
         }
         drop(state);
+        if written.capability == Some(access)
+            && let Some(ecam) = self.surroundings.ecam.clone()
+        {
+            // What its data reads as isn't memory.
+            self.surroundings.device_thread.run(move || ecam.give_up());
+        }
         if moved {
             let function = self.clone();
             self.surroundings

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use bulkhead_cri_api::v1 as cri;
 
 use super::{config, no_loops, says};
-use crate::cases::{clean_after_restart, crash::sweep, node};
+use crate::cases::{clean_after_restart, crash::Sweep, node};
 use bulkhead_e2e::{
     node::{PATIENCE, Programs},
     pod::Pod,
@@ -17,10 +17,15 @@ use bulkhead_e2e::{
 
 /// As for microVMs: whatever is under way, a host pod is whole or gone.
 pub(crate) async fn daemon_killed_at_each_step(programs: &Programs) -> Result<()> {
-    sweep(programs, "host-sweep", "host", |node, name| {
-        config(node, name, &[])
-    })
-    .await?;
+    let sweep = Sweep {
+        name: "host-sweep",
+        handler: "host",
+        sandbox: 32,
+        container: 16,
+    };
+    sweep
+        .run(programs, |node, name| config(node, name, &[]))
+        .await?;
     no_loops().await
 }
 
