@@ -2,8 +2,9 @@
 # whole of what it needs, and what is done already is not done again.
 #
 # Whole nodes are tested in the test host, a disposable QEMU machine (see
-# tests/host/README.md); nothing here touches this machine's network, mounts or
-# control groups.
+# tests/host/README.md), and, without virtual machines, in namespaces
+# (tests/e2e/apart.sh): this machine's own network, mounts and control groups stay as
+# they are.
 
 # Rust by rustup is found even in a shell that was never told.
 export PATH := $(PATH):$(HOME)/.cargo/bin

@@ -36,7 +36,9 @@ trap 'exit 143' TERM
 # shellcheck disable=SC2016 # for the inner shell
 inner='
 set -eu
+# A sysfs of before shows the interfaces of the network namespace that it was mounted in.
 umount -R /sys/fs/cgroup
+mount -t sysfs sysfs /sys
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 # Groups with processes in them may have no controllers for those beneath.
 mkdir -p /sys/fs/cgroup/self
@@ -53,5 +55,7 @@ in_namespaces() {
 in_namespaces sh -c "$inner" 2>/dev/null || can_not "namespaces with their own cgroup v2 can't be made here"
 
 status=0
+# Tells the cases that they run at the machine's own speed.
+export BULKHEAD_APART=1
 in_namespaces sh -c "$inner"'exec "$@"' sh "$@" || status=$?
 exit $status

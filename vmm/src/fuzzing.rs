@@ -1,11 +1,13 @@
 //! Entry points for fuzzers: what a guest, the daemon's configuration and a handover
 //! can feed this process. None may panic, hang or allocate without bound.
 
+use std::sync::Arc;
+
 use crate::{
     config::Config,
     handover, layout,
-    pci::{Devfn, PciBus},
-    testing::function_at,
+    pci::{Devfn, Ecam, PciBus, VirtioFunction, virtio::Surroundings},
+    testing::{FakeDevice, surroundings},
 };
 
 /// Most accesses of one run.
@@ -25,8 +27,18 @@ pub fn handover(bytes: &[u8], descriptors: u8) {
 /// the first says where and how wide, three are an offset and eight the value.
 pub fn mmio(bytes: &[u8]) {
     let bus = PciBus::default();
+    let Ok(ecam) = Ecam::new().map(Arc::new) else {
+        return;
+    };
     for devfn in [Devfn(8), Devfn(9)] {
-        bus.add(function_at(devfn, &devfn.to_string()));
+        let surroundings = Surroundings {
+            ecam: Some(ecam.clone()),
+            ..surroundings().0
+        };
+        let device = FakeDevice::named(&devfn.to_string()).0;
+        if let Ok(function) = VirtioFunction::new(devfn, Box::new(device), surroundings) {
+            bus.add(function);
+        }
     }
     for access in bytes.chunks_exact(12).take(MAX_ACCESSES) {
         let &[what, low, middle, high, ref value @ ..] = access else {
@@ -49,6 +61,17 @@ pub fn mmio(bytes: &[u8]) {
             bus.mmio_write(base + offset, &data);
         } else {
             bus.mmio_read(base + offset, &mut data);
+        }
+    }
+    // What is memory to the guest's reads is what exits would have told it. (The header:
+    // one of the capabilities has a window into the BAR.)
+    for devfn in [8, 9] {
+        let shown = ecam.window().read(devfn);
+        let page = layout::ECAM + layout::PAGE * devfn as u64;
+        for (at, word) in (page..).step_by(4).zip(shown.chunks_exact(4)).take(16) {
+            let mut read = [0; 4];
+            bus.mmio_read(at, &mut read);
+            assert_eq!(read, word, "{at:#x}");
         }
     }
 }

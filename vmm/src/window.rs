@@ -46,7 +46,9 @@ impl Window {
     /// reads meanwhile sees the old or the new.
     ///
     /// # Errors
-    /// mmap's, and `InvalidInput` for pages outside of the window.
+    /// `InvalidInput` for pages outside of the window. Where mmap itself fails, the window
+    /// may have a hole that another mapping could land in, for the guest to read: the
+    /// process ends then.
     pub fn show(&self, page: usize, file: &File, from: usize, count: usize) -> io::Result<()> {
         let inside = page
             .checked_add(count)
@@ -70,7 +72,7 @@ impl Window {
             )
         };
         if mapped == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
+            std::process::abort();
         }
         Ok(())
     }
@@ -88,7 +90,7 @@ impl Window {
     }
 
     /// What a guest would read of a page that is shown.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "fuzzing"))]
     pub fn read(&self, page: usize) -> [u8; PAGE] {
         assert!(page < self.pages);
         let mut bytes = [0; PAGE];

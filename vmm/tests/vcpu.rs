@@ -17,9 +17,10 @@ use bulkhead_virtio::device::Memory;
 use bulkhead_vmm::{
     boot::paging,
     devices::Ports,
+    jail::seccomp::{Filters, Kind},
     kvm::{Ending, ExitCounters, Machine, VcpuSet, Vm},
-    memory,
-    pci::PciBus,
+    layout, memory,
+    pci::{Devfn, Ecam, PciBus},
     timings::Timings,
 };
 use bulkhead_vmm_api::ExitReason;
@@ -40,11 +41,17 @@ struct Guest {
 
 /// A guest of one vCPU that runs `code` in long mode.
 fn guest(code: &[u8]) -> Guest {
+    guest_with(code, |_, _| {})
+}
+
+/// The same; `prepare` may change it before it runs.
+fn guest_with(code: &[u8], prepare: impl FnOnce(&Vm, &Memory)) -> Guest {
     let vm = Vm::create(1).unwrap();
     let memory = memory::allocate(32 << 20).unwrap();
     vm.set_memory(&memory).unwrap();
     paging::write(memory.as_ref()).unwrap();
     memory.write_slice(code, GuestAddress(CODE)).unwrap();
+    prepare(&vm, &memory);
     let (end, endings) = mpsc::channel();
     let exits = Arc::new(ExitCounters::default());
     let machine = Machine {
@@ -171,4 +178,50 @@ fn nothing_answers_with_all_ones() {
     let guest = guest(&code);
     guest.wait_beyond(0);
     assert_eq!(guest.counter(), u64::from(u32::MAX));
+}
+
+#[test]
+#[ignore = "needs a KVM that runs guests: the test host has one"]
+fn configuration_space_is_memory_until_it_is_withdrawn() {
+    const READ: GuestAddress = GuestAddress(0x5010);
+    // Again: mov eax, [ECAM + page 8]; mov [0x5010], eax; inc rbx; mov [0x5000], rbx; jmp.
+    let code = [
+        0xa1, 0x00, 0x80, 0x00, 0xe8, 0x00, 0x00, 0x00, 0x00, 0x89, 0x04, 0x25, 0x10, 0x50, 0x00,
+        0x00, 0x48, 0xff, 0xc3, 0x48, 0x89, 0x1c, 0x25, 0x00, 0x50, 0x00, 0x00, 0xeb, 0xe3,
+    ];
+    let ecam = Ecam::new().unwrap();
+    let mut registers = [0; 256];
+    registers[..4].copy_from_slice(&0x1042_1af4u32.to_le_bytes());
+    // Not on the bus: exits would read all ones.
+    ecam.appear(Devfn(8), &registers);
+    let guest = guest_with(&code, |vm, memory| {
+        vm.show(&ecam).unwrap();
+        // The fourth gigabyte, as one page.
+        let fourth = GuestAddress(layout::PDPT + 3 * 8);
+        memory.write_obj(0xc000_0083u64, fourth).unwrap();
+    });
+    let exits = || guest.exits.by_reason().get("ecam-read").copied();
+    guest.wait_beyond(1000);
+    let read: u32 = guest.memory.read_obj(READ).unwrap();
+    assert_eq!((read, exits()), (0x1042_1af4, None));
+
+    registers[..4].copy_from_slice(&[1, 2, 3, 4]);
+    ecam.write(Devfn(8), &registers);
+    guest.wait_beyond(guest.counter() + 1000);
+    let read: u32 = guest.memory.read_obj(READ).unwrap();
+    assert_eq!((read, exits()), (0x0403_0201, None));
+
+    // As the device thread does it, under its filter.
+    let filters = Filters::compile().unwrap();
+    std::thread::scope(|scope| {
+        let withdrawing = scope.spawn(|| {
+            filters.apply(&Kind::Devices).unwrap();
+            ecam.give_up();
+        });
+        withdrawing.join().unwrap();
+    });
+    guest.wait_beyond(guest.counter() + 10);
+    let read: u32 = guest.memory.read_obj(READ).unwrap();
+    assert_eq!(read, u32::MAX);
+    assert!(exits().is_some_and(|count| count >= 10), "{:?}", exits());
 }

@@ -38,6 +38,14 @@ pub(super) fn bytes(text: &str) -> Result<u64, String> {
 mod tests {
     use super::*;
 
+    proptest::proptest! {
+        #[test]
+        fn any_text_is_a_number_or_refused(text in "\\PC{0,40}", number: u32) {
+            let _ = bytes(&text);
+            proptest::prop_assert_eq!(bytes(&number.to_string()), Ok(number.into()));
+        }
+    }
+
     #[test]
     fn numbers_and_units() {
         for (text, value) in [

@@ -280,8 +280,7 @@ fn is_on_hosts_network(record: &PodRecord) -> bool {
 }
 
 /// What the sandbox is started from: `link` is a microVM's tap, a host pod's network
-/// namespace, or nothing in the host's network; `size` a microVM's. Pure but for the
-/// descriptors.
+/// namespace, or nothing in the host's network. Pure but for the descriptors.
 fn sandbox_spec(
     record: &PodRecord,
     link: Option<OwnedFd>,

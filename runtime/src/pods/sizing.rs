@@ -186,6 +186,20 @@ mod tests {
                 }
             }
         }
+        let odd = Sizing {
+            scratch_bytes: 17 << 30,
+            ..sizing()
+        };
+        let annotations = [(EPHEMERAL_STORAGE.to_owned(), "16896Mi".to_owned())].into();
+        let config = PodSandboxConfig {
+            annotations,
+            ..Default::default()
+        };
+        assert_eq!(
+            odd.of(&config).unwrap().scratch_bytes,
+            17 << 30,
+            "no more than all"
+        );
         for asked in ["", "five", "-1", "1.5Gi", "11Gi", "16Ei"] {
             let error = disk(asked).unwrap_err().to_string();
             assert!(error.contains(EPHEMERAL_STORAGE), "{error}");

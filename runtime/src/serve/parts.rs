@@ -40,7 +40,7 @@ pub(super) async fn assemble(
         let images = Store::open_with(paths.images(), image_limits(&config))?;
         let settings = settings(&config, &paths);
         check_kernels(&settings)?;
-        let microvm = launcher(&config, &paths, settings.sizing.scratch_bytes)?;
+        let microvm = launcher(&config, &paths, &settings)?;
         let launcher = Places::new(microvm, host_launcher(&config, &paths)?);
         let node = node(&config);
         let pods = Pods::new(Parts {
@@ -140,10 +140,13 @@ fn settings(config: &Config, paths: &Paths) -> Settings {
     }
 }
 
-fn launcher(config: &Config, paths: &Paths, scratch_bytes: u64) -> Result<MicroVmLauncher> {
+fn launcher(config: &Config, paths: &Paths, settings: &Settings) -> Result<MicroVmLauncher> {
     let templates = ScratchTemplates::new(paths.cache());
     // What is missing for it is told now, not when the first pod asks for it.
-    templates.of(scratch_bytes)?;
+    let of_handlers = settings.handlers.values().flat_map(|it| &it.sizing);
+    for sizing in of_handlers.chain([&settings.sizing]) {
+        templates.of(sizing.scratch_bytes)?;
+    }
     let make = move |path: &Path, bytes: u64| {
         templates
             .of(bytes)

@@ -116,6 +116,12 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Case> {
     IN_A_TEST_HOST.iter().chain(APART)
 }
 
+/// Whether the case runs on the machine itself (`tests/e2e/apart.sh`), where more can be
+/// tried in the same time.
+fn apart() -> bool {
+    std::env::var_os("BULKHEAD_APART").is_some()
+}
+
 /// A started node with the demo image, and what the world looked like then.
 async fn node(programs: &Programs, name: &str, extra: &str) -> Result<(Node, World)> {
     let mut node = Node::new(programs, name, extra)?;

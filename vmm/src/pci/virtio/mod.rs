@@ -88,6 +88,8 @@ struct State {
     kicks: Vec<Option<(EventFd, Option<u64>)>>,
     interrupt_status: Arc<AtomicU8>,
     generation: Arc<AtomicU8>,
+    /// Whether the function is on the bus: its place may be another's already.
+    visible: bool,
 }
 
 impl std::fmt::Debug for State {
@@ -147,6 +149,7 @@ impl VirtioFunction {
                 kicks: Vec::new(),
                 interrupt_status: Arc::default(),
                 generation: Arc::default(),
+                visible: false,
             }),
         }))
     }
@@ -200,13 +203,17 @@ impl VirtioFunction {
 
     /// Makes the function visible.
     pub(super) fn appear(&self) {
+        let mut state = self.lock();
+        state.visible = true;
         if let Some(ecam) = &self.surroundings.ecam {
-            ecam.appear(self.devfn, self.lock().space.registers());
+            ecam.appear(self.devfn, state.space.registers());
         }
     }
 
     /// Makes it invisible again.
     pub(super) fn disappear(&self) {
+        let mut state = self.lock();
+        state.visible = false;
         if let Some(ecam) = &self.surroundings.ecam {
             ecam.disappear(self.devfn);
         }
@@ -214,7 +221,7 @@ impl VirtioFunction {
 
     /// The registers have changed.
     fn tell(&self, state: &State) {
-        if let Some(ecam) = &self.surroundings.ecam {
+        if let (Some(ecam), true) = (&self.surroundings.ecam, state.visible) {
             ecam.write(self.devfn, state.space.registers());
         }
     }

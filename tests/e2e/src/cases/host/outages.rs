@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use bulkhead_cri_api::v1 as cri;
 
 use super::{config, no_loops, says};
-use crate::cases::{clean_after_restart, crash::Sweep, node};
+use crate::cases::{apart, clean_after_restart, crash::Sweep, node};
 use bulkhead_e2e::{
     node::{PATIENCE, Programs},
     pod::Pod,
@@ -17,11 +17,12 @@ use bulkhead_e2e::{
 
 /// As for microVMs: whatever is under way, a host pod is whole or gone.
 pub(crate) async fn daemon_killed_at_each_step(programs: &Programs) -> Result<()> {
+    let times = if apart() { 4 } else { 1 };
     let sweep = Sweep {
         name: "host-sweep",
         handler: "host",
-        sandbox: 32,
-        container: 16,
+        sandbox: 8 * times,
+        container: 4 * times,
     };
     sweep
         .run(programs, |node, name| config(node, name, &[]))
