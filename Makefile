@@ -82,6 +82,8 @@ bench: build host ## benchmarks beside peers; tables here, JSON in target/result
 	$(call say,bench,a CRI load beside containerd with runc and with runsc)
 	peers=$$(tests/bench/peers.sh) && $(IN_HOST) --timeout 3600 -- \
 		$(PROGRAMS)/bulkhead-bench cri --beside $$peers --json $(RESULTS)/cri.json
+	$(call say,bench,what each layer of an image costs)
+	$(IN_HOST) --timeout 1800 -- $(PROGRAMS)/bulkhead-bench layers --json $(RESULTS)/layers.json
 	$(call say,bench,pulls of images beside containerd)
 	peers=$$(tests/bench/peers.sh) && status=0 && \
 	pulls="$(PROGRAMS)/bulkhead-bench pull --bin-dir $(PROGRAMS) --beside $$peers" && \
