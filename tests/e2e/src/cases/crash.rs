@@ -18,8 +18,8 @@ pub(crate) async fn daemon_killed_at_each_step(programs: &Programs) -> Result<()
     let sweep = Sweep {
         name: "sweep",
         handler: "",
-        sandbox: 8,
-        container: 6,
+        sandbox: 13,
+        container: 9,
     };
     sweep
         .run(programs, |node, name| pod_config(node, name, 0))
