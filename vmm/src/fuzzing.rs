@@ -1,7 +1,7 @@
 //! Entry points for fuzzers: what a guest, the daemon's configuration and a handover
 //! can feed this process. None may panic, hang or allocate without bound.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use crate::{
     config::Config,
@@ -23,11 +23,19 @@ pub fn handover(bytes: &[u8], descriptors: u8) {
     handover::fuzz_message(bytes, descriptors);
 }
 
+/// One for all inputs: a window is never unmapped, and a process's mappings run out.
+fn shown() -> Option<&'static Arc<Ecam>> {
+    static SHOWN: OnceLock<Option<Arc<Ecam>>> = OnceLock::new();
+    SHOWN
+        .get_or_init(|| Ecam::new().map(Arc::new).ok())
+        .as_ref()
+}
+
 /// Accesses of a guest to a bus with two virtio functions: 12 bytes each, of which
 /// the first says where and how wide, three are an offset and eight the value.
 pub fn mmio(bytes: &[u8]) {
     let bus = PciBus::default();
-    let Ok(ecam) = Ecam::new().map(Arc::new) else {
+    let Some(ecam) = shown() else {
         return;
     };
     for devfn in [Devfn(8), Devfn(9)] {

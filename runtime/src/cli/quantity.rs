@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-/// Bytes: a number with an optional unit, as Kubernetes and Docker write them.
+/// Bytes: a number with an optional unit, as Docker writes them: "M" is 2^20.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Memory(pub i64);
 

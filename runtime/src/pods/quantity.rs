@@ -1,4 +1,5 @@
-//! Kubernetes quantities, as far as they count bytes.
+//! Kubernetes quantities, as far as they count bytes: "M" is a million. (The command
+//! line's amounts are Docker's, where it is 2^20.)
 
 /// Suffixes and what they stand for.
 const UNITS: [(&str, u64); 11] = [
