@@ -2,6 +2,9 @@
 # The runtimes that benchmarks run beside ours: containerd, runc, runsc and the CNI
 # plugins, from Debian packages. They are unpacked in the cache, not installed: no
 # service of theirs starts on this machine. Prints the directory.
+#
+# Of runsc the newest that there is, backports included: one without the platform
+# systrap is no measure of gVisor.
 set -eu
 
 packages="containerd runc runsc containernetworking-plugins"
@@ -9,7 +12,10 @@ cache=${BULKHEAD_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/bulkhead}/peers
 
 versions=
 for package in $packages; do
-    version=$(apt-cache policy "$package" | sed -n 's/^ *Candidate: //p')
+    case $package in
+    runsc) version=$(apt-cache madison runsc | sed -n '1s/^[^|]*| *\([^ |]*\).*/\1/p') ;;
+    *) version=$(apt-cache policy "$package" | sed -n 's/^ *Candidate: //p') ;;
+    esac
     if [ -z "$version" ] || [ "$version" = "(none)" ]; then
         echo "peers: no package $package: apt-get update, or a newer release" >&2
         exit 1

@@ -3,6 +3,7 @@
 
 use std::{
     fs,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::Stdio,
     time::{Duration, Instant},
@@ -23,6 +24,10 @@ use crate::cri::Address;
 const PAUSE: &str = "localhost/pause:1";
 /// On a tmpfs: an overlay's upper cannot be on the test host's root, itself an overlay.
 const ROOT: &str = "/run/bulkhead-bench";
+
+/// What stands between runc's shim and runsc, which has another beginning and end of
+/// containers in mind.
+const RUNSC: &str = include_str!("../runsc.sh");
 
 /// All of them, running.
 pub(crate) struct Neighbours {
@@ -140,17 +145,23 @@ BinaryName = "{dir}/usr/sbin/runc"
 [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runsc]
 runtime_type = "io.containerd.runc.v2"
 [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runsc.options]
-BinaryName = "{dir}/usr/bin/runsc"
+BinaryName = "{ROOT}/runsc.sh"
 "#,
         socket = socket().display(),
         dir = dir.display(),
     );
     fs::write(root.join("containerd.toml"), config)?;
+    let between = root.join("runsc.sh");
+    fs::write(&between, RUNSC)?;
+    fs::set_permissions(&between, fs::Permissions::from_mode(0o755))?;
+    fs::create_dir_all(root.join("runsc"))?;
     let log = fs::File::create(root.join("containerd.log"))?;
     let mut child = Command::new(&program)
         .arg("--config")
         .arg(root.join("containerd.toml"))
         .env("PATH", path(dir))
+        .env("RUNSC", dir.join("usr/bin/runsc"))
+        .env("RUNSC_STATE", root.join("runsc"))
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
         .stderr(log)
