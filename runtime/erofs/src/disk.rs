@@ -161,6 +161,11 @@ pub(crate) fn device_number(major: u64, minor: u64) -> Option<u32> {
     Some(minor & 0xff | major << 8 | (minor & !0xff) << 12)
 }
 
+/// Major and minor number of a device, from [`device_number`].
+pub(crate) fn device_numbers(device: u32) -> (u32, u32) {
+    (device >> 8 & 0xfff, device & 0xff | device >> 12 & 0xf_ff00)
+}
+
 fn put(out: &mut [u8], at: usize, bytes: &[u8]) {
     out[at..at + bytes.len()].copy_from_slice(bytes);
 }

@@ -31,6 +31,7 @@ mod build;
 mod data;
 mod disk;
 mod error;
+mod export;
 mod finish;
 #[cfg(any(test, feature = "testing"))]
 pub mod fuzz;
@@ -47,6 +48,7 @@ use std::io::{self, BufReader, Read, Seek, Write};
 
 pub use below::{Beneath, Nothing};
 pub use error::{ArchiveFault, EntryFault, Error, Name};
+pub use export::export;
 pub use limits::Limits;
 
 /// Changes whenever the same layer would give other bytes.

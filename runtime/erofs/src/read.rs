@@ -98,6 +98,10 @@ pub const REGULAR: u16 = 0x8000;
 pub const SYMLINK: u16 = 0xa000;
 /// A character device.
 pub const CHARACTER: u16 = 0x2000;
+/// A block device.
+pub const BLOCK_DEVICE: u16 = 0x6000;
+/// A named pipe.
+pub const FIFO: u16 = 0x1000;
 
 impl Inode {
     /// The file type bits.
@@ -113,7 +117,7 @@ impl Inode {
     }
 }
 
-fn damaged(what: &str) -> io::Error {
+pub(crate) fn damaged(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("damaged image: {what}"))
 }
 
@@ -178,7 +182,7 @@ impl<F: ReadAt> Image<F> {
         }
         let mode = u16_at(&raw, 4);
         let union = u32_at(&raw, 16);
-        let is_device = matches!(mode & TYPE, CHARACTER | 0x6000);
+        let is_device = matches!(mode & TYPE, CHARACTER | BLOCK_DEVICE);
         Ok(Inode {
             mode,
             size: u64_at(&raw, 8),

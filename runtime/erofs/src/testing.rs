@@ -1,9 +1,7 @@
 //! A writer of tar archives for tests: well-formed ones with little typing, and
 //! malformed ones by setting any field.
 
-use crate::tar::EntryKind;
-
-const BLOCK: usize = 512;
+use crate::tar::{BLOCK, EntryKind, write};
 
 /// An archive under construction.
 #[derive(Debug, Clone, Default)]
@@ -148,7 +146,7 @@ impl Archive {
             pax.push((b"linkpath".to_vec(), item.link.clone()));
         }
         if item.mtime.0 < 0 || item.mtime.1 != 0 {
-            pax.push((b"mtime".to_vec(), pax_time(item.mtime).into_bytes()));
+            pax.push((b"mtime".to_vec(), write::time(item.mtime).into_bytes()));
         }
         if !pax.is_empty() {
             let body: Vec<u8> = pax
@@ -213,63 +211,25 @@ impl FromIterator<Item> for Archive {
 
 /// A ustar header with its checksum.
 pub fn header(item: &Item, size: u64) -> [u8; BLOCK] {
-    let mut block = [0; BLOCK];
-    put(&mut block, 0, &item.path[..item.path.len().min(100)]);
-    put(&mut block, 100, format!("{:07o}", item.mode).as_bytes());
-    put(&mut block, 108, &number(item.uid, 8));
-    put(&mut block, 116, &number(item.gid, 8));
-    put(&mut block, 124, &number(size, 12));
-    put(
-        &mut block,
-        136,
-        &number(item.mtime.0.max(0).cast_unsigned(), 12),
-    );
-    block[156] = item.kind;
-    put(&mut block, 157, &item.link[..item.link.len().min(100)]);
-    put(&mut block, 257, b"ustar\x0000");
-    put(&mut block, 329, &number(u64::from(item.device.0), 8));
-    put(&mut block, 337, &number(u64::from(item.device.1), 8));
-    checksum(&mut block);
-    block
+    write::block(&write::Fields {
+        kind: item.kind,
+        path: &item.path,
+        link: &item.link,
+        mode: item.mode,
+        uid: item.uid,
+        gid: item.gid,
+        size,
+        mtime: item.mtime.0,
+        device: item.device,
+    })
 }
 
 /// Sets a header's checksum field to what it should be.
 pub fn checksum(block: &mut [u8; BLOCK]) {
-    block[148..156].fill(b' ');
-    let sum: u64 = block.iter().map(|&byte| u64::from(byte)).sum();
-    put(block, 148, format!("{sum:06o}\0 ").as_bytes());
-}
-
-/// Octal where it fits, else base-256.
-fn number(value: u64, width: usize) -> Vec<u8> {
-    let octal = format!("{value:0digits$o}\0", digits = width - 1);
-    if octal.len() <= width {
-        return octal.into_bytes();
-    }
-    let mut field = vec![0; width];
-    field[width - 8..].copy_from_slice(&value.to_be_bytes());
-    field[0] |= 0x80;
-    field
+    write::checksum(block);
 }
 
 /// One PAX record; its length counts its own digits.
 pub fn record(key: &[u8], value: &[u8]) -> Vec<u8> {
-    let rest = key.len() + value.len() + 3;
-    let mut length = rest + 1;
-    while length != rest + length.to_string().len() {
-        length = rest + length.to_string().len();
-    }
-    [length.to_string().as_bytes(), b" ", key, b"=", value, b"\n"].concat()
-}
-
-fn pax_time((seconds, nanos): (i64, u32)) -> String {
-    if seconds >= 0 || nanos == 0 {
-        format!("{seconds}.{nanos:09}")
-    } else {
-        format!("-{}.{:09}", -(seconds + 1), 1_000_000_000 - nanos)
-    }
-}
-
-fn put(block: &mut [u8], at: usize, bytes: &[u8]) {
-    block[at..at + bytes.len()].copy_from_slice(bytes);
+    write::record(key, value)
 }

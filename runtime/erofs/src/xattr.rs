@@ -21,6 +21,11 @@ const OPAQUE_VALUE: &[u8] = b"y";
 
 const TRUSTED: u8 = 4;
 
+/// Namespaces and their indexes, and the names that are their own.
+const NAMESPACES: [(u8, &[u8]); 3] = [(1, b"user."), (TRUSTED, b"trusted."), (6, b"security.")];
+const ACCESS: &[u8] = b"system.posix_acl_access";
+const DEFAULT: &[u8] = b"system.posix_acl_default";
+
 /// All distinct sets of extended attributes of a layer. Set 0 is the empty one.
 pub(crate) struct XattrSets {
     sets: Vec<Rc<[u8]>>,
@@ -86,6 +91,20 @@ pub(crate) fn without_opaque(entries: &[u8]) -> Vec<u8> {
     others.flat_map(|(.., raw)| raw).copied().collect()
 }
 
+/// Full names and values of entries as they are on disk; of a namespace that the writer
+/// does not write, nothing.
+pub(crate) fn names(entries: &[u8]) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let full = |((index, rest), value, _): ((u8, &[u8]), &[u8], _)| {
+        let prefix = match index {
+            2 => ACCESS,
+            3 => DEFAULT,
+            other => NAMESPACES.iter().find(|(index, _)| *index == other)?.1,
+        };
+        Some(([prefix, rest].concat(), value.to_vec()))
+    };
+    split(entries).filter_map(full).collect()
+}
+
 /// Of each entry: namespace and name, value, and all of it. What makes no sense ends it.
 fn split(mut entries: &[u8]) -> impl Iterator<Item = ((u8, &[u8]), &[u8], &[u8])> {
     std::iter::from_fn(move || {
@@ -133,19 +152,15 @@ pub(crate) fn encode(
 /// The index of a name's namespace and the rest of the name.
 fn classify(name: &[u8]) -> Option<(u8, &[u8])> {
     match name {
-        b"system.posix_acl_access" => return Some((2, b"")),
-        b"system.posix_acl_default" => return Some((3, b"")),
+        ACCESS => return Some((2, b"")),
+        DEFAULT => return Some((3, b"")),
         _ => {}
     }
-    [
-        (1, &b"user."[..]),
-        (TRUSTED, b"trusted."),
-        (6, b"security."),
-    ]
-    .into_iter()
-    .find_map(|(index, prefix)| Some((index, name.strip_prefix(prefix)?)))
-    .filter(|(index, rest)| !(rest.is_empty() || *index != 6 && rest.starts_with(b"overlay.")))
-    .filter(|(_, rest)| !rest.contains(&0))
+    NAMESPACES
+        .into_iter()
+        .find_map(|(index, prefix)| Some((index, name.strip_prefix(prefix)?)))
+        .filter(|(index, rest)| !(rest.is_empty() || *index != 6 && rest.starts_with(b"overlay.")))
+        .filter(|(_, rest)| !rest.contains(&0))
 }
 
 /// Appends one entry. `name` and `value` fit their length fields: names were

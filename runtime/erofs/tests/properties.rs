@@ -6,9 +6,10 @@ mod common;
 
 use std::collections::BTreeMap;
 
+use bulkhead_erofs::read::Image;
 use bulkhead_erofs::tar::EntryKind;
 use bulkhead_erofs::testing::{Archive, Item};
-use bulkhead_erofs::{convert, fuzz};
+use bulkhead_erofs::{Limits, convert, export, fuzz};
 use common::{Tree, image_of};
 use proptest::prelude::*;
 
@@ -184,8 +185,11 @@ proptest! {
         let tar = archive(&ops);
         if let Some(model) = apply(&ops) {
             let (image, _) = image_of(&tar).unwrap();
-            prop_assert_eq!(modelled(&Tree::read(&image)), model);
-            prop_assert_eq!(image, image_of(&tar).unwrap().0);
+            prop_assert_eq!(modelled(&Tree::read(&image)), model.clone());
+            prop_assert_eq!(&image, &image_of(&tar).unwrap().0);
+            let archive = export(&Image::open(image).unwrap(), Vec::new(), &Limits::default());
+            let (again, _) = image_of(&archive.unwrap()).unwrap();
+            prop_assert_eq!(modelled(&Tree::read(&again)), model);
         }
     }
 

@@ -76,6 +76,7 @@ impl<R: Read> Read for Decompressor<R> {
 /// it expands.
 pub(crate) struct Bounded<R> {
     inner: R,
+    max: u64,
     left: u64,
     exceeded: bool,
 }
@@ -84,6 +85,7 @@ impl<R> Bounded<R> {
     pub(crate) fn new(inner: R, max: u64) -> Self {
         Self {
             inner,
+            max,
             left: max,
             exceeded: false,
         }
@@ -92,6 +94,11 @@ impl<R> Bounded<R> {
     /// Whether reading failed because of the bound.
     pub(crate) fn exceeded(&self) -> bool {
         self.exceeded
+    }
+
+    /// Bytes that it let through.
+    pub(crate) fn passed(&self) -> u64 {
+        self.max - self.left
     }
 
     pub(crate) fn into_inner(self) -> R {
@@ -187,6 +194,6 @@ mod tests {
         assert!(reader.exceeded());
         let mut reader = Bounded::new(&b"1234"[..], 4);
         assert_eq!(reader.read_to_end(&mut Vec::new()).unwrap(), 4);
-        assert!(!reader.exceeded());
+        assert!(!reader.exceeded() && reader.passed() == 4);
     }
 }

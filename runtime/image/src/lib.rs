@@ -5,7 +5,7 @@
 //! ([`bulkhead_erofs`]), which pods attach as a read-only disk.
 //!
 //! * [`Store`] keeps images: [`Store::import`], [`Store::pull`], [`Store::resolve`],
-//!   [`Store::list`], [`Store::remove`], [`Store::hold`].
+//!   [`Store::list`], [`Store::remove`], [`Store::hold`], [`Store::export`].
 //! * [`Reference`] is the one parser of image names.
 //! * [`ScratchTemplates`] makes pods' writable disks without running mkfs.
 //!
@@ -20,6 +20,7 @@ pub mod config;
 mod decompress;
 mod digest;
 mod error;
+mod export;
 mod files;
 pub mod fuzz;
 mod image;
@@ -36,6 +37,7 @@ mod store;
 pub use config::ImageConfig;
 pub use digest::{Digest, DigestError};
 pub use error::{Error, ErrorKind, Result};
+pub use export::ExportReport;
 pub use image::{Checked, FsInfo, Image, Layer, Problem, Removed};
 pub use import::{ImportOptions, ImportReport, Progress, PullOptions, Report, Repository};
 pub use limits::Limits;

@@ -227,6 +227,20 @@ pub enum ImageAction {
         #[arg(short, long)]
         quiet: bool,
     },
+    /// Write images to a file that other tools take in: an OCI archive
+    Export {
+        /// Names, ids, or beginnings of ids
+        #[arg(required = true)]
+        images: Vec<String>,
+
+        /// File to write; standard output without
+        #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+        output: Option<PathBuf>,
+
+        /// Don't tell what is being done
+        #[arg(short, long)]
+        quiet: bool,
+    },
     /// Pull images from their registries, or mirrors of them
     Pull(PullArgs),
     /// List the images on this node

@@ -86,6 +86,23 @@ async fn run_of_an_image_that_is_not_there_makes_no_pod() {
 }
 
 #[tokio::test]
+async fn export_writes_a_file_or_says_why_not() {
+    let served = Served::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("words.tar");
+    let line = format!("image export --output {} {IMAGE}", file.display());
+    let (status, said) = served.bulkhead(&line).await;
+    assert_eq!(status, 0, "{said}");
+    let written = std::fs::read(&file).unwrap();
+    assert!(!written.is_empty() && written.starts_with(IMAGE.as_bytes()));
+    std::fs::remove_file(&file).unwrap();
+    let line = format!("image export --output {} none:1", file.display());
+    let (status, said) = served.bulkhead(&line).await;
+    assert!(status != 0 && said.contains("none:1"), "{status} {said}");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+#[tokio::test]
 async fn run_removes_its_pod_wherever_it_fails() {
     let served = Served::start().await;
     let before = served.world.residue();

@@ -4,7 +4,12 @@ mod bounds;
 mod policy;
 mod remote;
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    io::{self, Write},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use bulkhead_image::{
@@ -99,6 +104,16 @@ impl Images for NodeImages {
     ) -> Result<ImportReport> {
         let store = self.store.clone();
         Ok(bulkhead_image::blocking(move || store.import(&path, &options, &*progress)).await?)
+    }
+
+    async fn export(
+        &self,
+        images: Vec<String>,
+        mut out: Box<dyn Write + Send>,
+        report: Box<dyn Fn(u64, u64) -> io::Result<()> + Send + Sync>,
+    ) -> Result<()> {
+        let store = self.store.clone();
+        Ok(bulkhead_image::blocking(move || store.export(&images, &mut *out, &*report)).await?)
     }
 
     async fn check(

@@ -7,6 +7,7 @@
 mod attach;
 mod check;
 mod exec;
+mod export;
 mod import;
 mod progress;
 mod pull;
@@ -84,6 +85,17 @@ impl Service for Operator {
     type PullImageStream = Answers<ImageProgress>;
     async fn pull_image(&self, request: Request<PullImageRequest>) -> Reply<Self::PullImageStream> {
         reply("PullImage", pull::pull_image(self, request.into_inner()))
+    }
+
+    type ExportImagesStream = Answers<ExportedBytes>;
+    async fn export_images(
+        &self,
+        request: Request<ExportImagesRequest>,
+    ) -> Reply<Self::ExportImagesStream> {
+        reply(
+            "ExportImages",
+            export::export_images(self, request.into_inner()),
+        )
     }
 
     type CheckImagesStream = Answers<CheckImagesProgress>;

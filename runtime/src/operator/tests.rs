@@ -243,6 +243,39 @@ async fn pulls_tell_what_they_do() {
 }
 
 #[tokio::test]
+async fn exports_arrive_whole_and_end_with_their_client() {
+    let (_node, mut clients, _) = running().await;
+    let export = |images: &[&str]| ExportImagesRequest {
+        images: images.iter().map(ToString::to_string).collect(),
+    };
+    let refused = clients.operator.export_images(export(&[])).await;
+    assert_eq!(refused.unwrap_err().code(), Code::InvalidArgument);
+    let missing = clients
+        .operator
+        .export_images(export(&["words", "none:1"]))
+        .await;
+    let error = missing.unwrap_err();
+    assert_eq!(error.code(), Code::NotFound);
+    assert!(error.message().contains("none:1"), "{error:?}");
+
+    let answer = clients.operator.export_images(export(&["words"])).await;
+    let mut messages = answer.unwrap().into_inner();
+    let mut archive = Vec::new();
+    while let Some(message) = messages.message().await.unwrap() {
+        assert!(message.chunk.len() <= 1 << 20);
+        assert_eq!(message.total, 500_000);
+        archive.extend_from_slice(&message.chunk);
+    }
+    assert!(archive == b"words".repeat(100_000), "{}", archive.len());
+
+    // Who goes away keeps nothing busy: the test's end waits for the threads of these.
+    for _ in 0..20 {
+        let answer = clients.operator.export_images(export(&["words"; 20])).await;
+        drop(answer.unwrap());
+    }
+}
+
+#[tokio::test]
 async fn a_check_ends_with_what_it_found() {
     let (_node, mut clients, _) = running().await;
     let request = CheckImagesRequest { repair: false };

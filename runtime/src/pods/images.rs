@@ -1,6 +1,11 @@
 //! The image store as the lifecycle and the image service use it.
 
-use std::{any::Any, path::PathBuf, sync::Arc};
+use std::{
+    any::Any,
+    io::{self, Write},
+    path::PathBuf,
+    sync::Arc,
+};
 
 use async_trait::async_trait;
 use bulkhead_image::{
@@ -75,6 +80,18 @@ pub trait Images: Send + Sync {
         auth: Option<AuthConfig>,
         progress: Box<dyn Fn(Progress) + Send + Sync>,
     ) -> Result<Arc<Image>>;
+
+    /// Writes an archive of images to `out`. `report` is told how many bytes of how many are
+    /// done, and ends the export with an error.
+    ///
+    /// # Errors
+    /// One is not there, or is damaged; `out` takes no more, or the report's.
+    async fn export(
+        &self,
+        images: Vec<String>,
+        out: Box<dyn Write + Send>,
+        report: Box<dyn Fn(u64, u64) -> io::Result<()> + Send + Sync>,
+    ) -> Result<()>;
 
     /// Reads all that is there, and with `repair` takes out what is damaged.
     ///

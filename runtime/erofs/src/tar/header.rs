@@ -15,7 +15,7 @@
 use crate::error::ArchiveFault;
 
 /// Bytes of a header, and the unit payloads are padded to.
-pub(super) const BLOCK: usize = 512;
+pub(crate) const BLOCK: usize = 512;
 
 /// A header block whose checksum holds.
 pub(super) struct Header<'a>(pub(super) &'a [u8; BLOCK]);

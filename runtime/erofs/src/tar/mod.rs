@@ -10,11 +10,13 @@
 mod header;
 mod pax;
 mod sparse;
+pub mod write;
 
 use std::io::{self, Read, Seek, SeekFrom};
 
 use crate::error::{ArchiveFault, Error};
-use header::{BLOCK, Header};
+pub(crate) use header::BLOCK;
+use header::Header;
 use pax::Pax;
 pub use sparse::Extent;
 

@@ -132,7 +132,7 @@ fn convert(
         None => Decompressor::detect(input, limits.zstd_window_log).map(|(decoder, _)| decoder),
     };
     let decoder = decoder.map_err(decompress_error)?;
-    let mut archive = HashingReader::new(Bounded::new(Whole(decoder), limits.layer_bytes));
+    let mut archive = Uncompressed::new(decoder, limits.layer_bytes);
 
     let tmp_dir = store.tmp_dir();
     let file = tempfile::NamedTempFile::new_in(&tmp_dir).at("create a file in", &tmp_dir)?;
@@ -150,8 +150,8 @@ fn convert(
         Err(error) => Err(own(error)?),
     };
 
-    let (actual_diff_id, tar_bytes, bounded) = archive.finish();
-    let exceeded = bounded.exceeded();
+    let (own_diff_id, bounded) = archive.finish();
+    let (exceeded, tar_bytes) = (bounded.exceeded(), bounded.passed());
     let mut decoder = bounded.into_inner().0;
     let is_limit = converted
         .as_ref()
@@ -186,7 +186,7 @@ fn convert(
     check_digest(
         || format!("{} (uncompressed)", what()),
         diff_id,
-        &actual_diff_id,
+        &own_diff_id.unwrap_or(digest),
     )?;
     if converted.dropped_xattrs > 0 || converted.implied_directories > 1 {
         tracing::debug!(
@@ -237,6 +237,45 @@ fn own(error: bulkhead_erofs::Error) -> Result<bulkhead_erofs::Error> {
     match Error::of_download(error) {
         Ok(ours) => Err(ours),
         Err(error) => Ok(again(error)),
+    }
+}
+
+/// The layer's archive on its way, hashed for its diff id. Of one that is not compressed
+/// the blob's digest is that, too: it is hashed once.
+enum Uncompressed<R: Read> {
+    Hashed(HashingReader<Bounded<Whole<R>>>),
+    AsStored(Bounded<Whole<R>>),
+}
+
+impl<R: Read> Uncompressed<R> {
+    /// What comes out of `decoder`, and fails beyond `max` bytes.
+    fn new(decoder: Decompressor<R>, max: u64) -> Self {
+        let plain = matches!(decoder, Decompressor::None(_));
+        let bounded = Bounded::new(Whole(decoder), max);
+        match plain {
+            true => Self::AsStored(bounded),
+            false => Self::Hashed(HashingReader::new(bounded)),
+        }
+    }
+
+    /// The digest, where it is another one than the blob's.
+    fn finish(self) -> (Option<Digest>, Bounded<Whole<R>>) {
+        match self {
+            Self::Hashed(reader) => {
+                let (digest, _, bounded) = reader.finish();
+                (Some(digest), bounded)
+            }
+            Self::AsStored(bounded) => (None, bounded),
+        }
+    }
+}
+
+impl<R: Read> Read for Uncompressed<R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Hashed(reader) => reader.read(buf),
+            Self::AsStored(reader) => reader.read(buf),
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! `bulkhead image`: one file a command; here what they share, `ls` and `rm`.
 
 mod check;
+mod export;
 mod import;
 mod inspect;
 mod progress;
@@ -26,6 +27,11 @@ pub(super) async fn image(socket: &Path, args: ImageArgs) -> Outcome {
         ImageAction::Import { file, name, quiet } => {
             import::import(&mut daemon, &file, name.unwrap_or_default(), quiet).await?;
         }
+        ImageAction::Export {
+            images,
+            output,
+            quiet,
+        } => export::export(&mut daemon, &images, output.as_deref(), quiet).await?,
         ImageAction::Pull(args) => pull::pull(&mut daemon, args).await?,
         ImageAction::Ls(OutputArgs { output }) => {
             let images = list(&mut daemon).await?;

@@ -67,12 +67,20 @@ pub(crate) async fn as_umoci_unpacks(programs: &Programs) -> Result<()> {
         let reference = format!("localhost/{name}:latest");
         let archive = image.archive(&reference)?;
         node.import(&archive, &format!("{name}.tar")).await?;
-        let expected = unpacked(programs, &image, &disk.path().join(name))
-            .with_context(|| format!("unpacking {name}"))?;
+        let directory = disk.path().join(name);
+        image.write_layout(&directory.join("layout"), "latest")?;
+        let expected =
+            unpacked(programs, &directory).with_context(|| format!("unpacking {name}"))?;
         let mut command = vec!["/bin/tree".to_owned(), "/".to_owned()];
         command.extend(LEFT_OUT.map(str::to_owned));
         let seen = run(&mut pod, &reference, name, command).await?;
         compare(name, &expected, &seen)?;
+        // What the node gives out is that image, too.
+        let directory = disk.path().join(format!("{name}-exported"));
+        export(&node, &reference, &directory).await?;
+        let exported = unpacked(programs, &directory)
+            .with_context(|| format!("unpacking the exported {name}"))?;
+        compare(&format!("{name}, exported"), &expected, &exported)?;
         println!("    {name}: {} names are the same", seen.lines().count());
     }
     let says = ["/usr/bin/python3.11", "-c", PYTHON_SAYS].map(str::to_owned);
@@ -106,10 +114,24 @@ async fn run(pod: &mut Pod, image: &str, name: &str, command: Vec<String>) -> Re
     pod.output(name, "stdout")
 }
 
-/// What umoci makes of an image, in words.
-fn unpacked(programs: &Programs, image: &Built, directory: &Path) -> Result<String> {
+/// Has the node write an image to `directory/layout`.
+async fn export(node: &Node, image: &str, directory: &Path) -> Result<()> {
     let layout = directory.join("layout");
-    image.write_layout(&layout, "latest")?;
+    fs::create_dir_all(&layout)?;
+    let archive = directory.join("archive.tar");
+    let file = archive.display().to_string();
+    node.cli(&["image", "export", "--output", &file, image])
+        .await?;
+    let status = Command::new("tar")
+        .args([Path::new("-xf"), &archive, Path::new("-C"), &layout])
+        .status()?;
+    ensure!(status.success(), "tar -x of {file}: {status}");
+    Ok(fs::remove_file(&archive)?)
+}
+
+/// What umoci makes of the image in `directory/layout`, in words.
+fn unpacked(programs: &Programs, directory: &Path) -> Result<String> {
+    let layout = directory.join("layout");
     let bundle = directory.join("bundle");
     let done = Command::new("umoci")
         .args(["unpack", "--image"])

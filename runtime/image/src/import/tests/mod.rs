@@ -1,6 +1,7 @@
 //! Imports of images made by hand: what the tests share.
 
 mod crashes;
+mod exports;
 mod formats;
 mod lifecycle;
 mod pulls;
