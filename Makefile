@@ -84,6 +84,10 @@ bench: build host ## benchmarks beside peers; tables here, JSON in target/result
 		$(PROGRAMS)/bulkhead-bench cri --beside $$peers --json $(RESULTS)/cri.json
 	$(call say,bench,what each layer of an image costs)
 	$(IN_HOST) --timeout 1800 -- $(PROGRAMS)/bulkhead-bench layers --json $(RESULTS)/layers.json
+	$(call say,bench,the writer of layers beside mkfs.erofs)
+	cargo build --quiet --release --locked -p bulkhead-erofs --example tar2erofs
+	mkfs=$$(tests/bench/mkfs.sh) && $(PROGRAMS)/bulkhead-bench writer --mkfs $$mkfs \
+		--ours $(TARGET)/release/examples/tar2erofs --json $(RESULTS)/writer.json
 	$(call say,bench,pulls of images beside containerd)
 	peers=$$(tests/bench/peers.sh) && status=0 && \
 	pulls="$(PROGRAMS)/bulkhead-bench pull --bin-dir $(PROGRAMS) --beside $$peers" && \

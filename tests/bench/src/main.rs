@@ -10,6 +10,7 @@ mod neighbours;
 mod pull;
 mod report;
 mod start;
+mod writer;
 
 use std::path::PathBuf;
 
@@ -35,9 +36,10 @@ enum Command {
     Cri(cri::Options),
     /// What each layer of an image costs its pods.
     Layers(layers::Options),
-    /// Pulls of images from a registry on the loopback, and the writer of file systems
-    /// alone.
+    /// Pulls of images from a registry on the loopback.
     Pull(pull::Options),
+    /// The writer of file systems alone, beside mkfs.erofs.
+    Writer(writer::Options),
 }
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
@@ -48,6 +50,7 @@ async fn main() -> Result<()> {
         Command::Cri(options) => (cri::run(options).await?, report::PERCENTILES),
         Command::Layers(options) => (layers::run(options).await?, report::SPREAD),
         Command::Pull(options) => (pull::run(options).await?, report::SPREAD),
+        Command::Writer(options) => (writer::run(&options)?, report::SPREAD),
     };
     eprintln!("{}", report.table(columns));
     let text = serde_json::to_string_pretty(&report)?;

@@ -9,19 +9,12 @@ use std::{
     fs,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
-    process::Command,
     sync::{Arc, Mutex, PoisonError},
     time::Instant,
 };
 
-use anyhow::{Context as _, Result, ensure};
-use bulkhead_cri_api::{
-    operator::{
-        ImportImageRequest, image_progress::Progress, import_image_request::Source,
-        operator_client::OperatorClient,
-    },
-    v1::{self as cri, image_service_client::ImageServiceClient},
-};
+use anyhow::{Context as _, Result};
+use bulkhead_cri_api::v1::{self as cri, image_service_client::ImageServiceClient};
 use bulkhead_e2e::{
     image::{Archive, Built, Compression, Layer, MANIFEST},
     node::channel,
@@ -66,11 +59,7 @@ pub(crate) async fn run(options: Options) -> Result<Report> {
     .await;
     let hosts = format!("[host.\"http://{}\"]\n", server.address);
     let neighbours = Neighbours::start_for_pulls(&options.beside, &options.bin_dir, &hosts).await?;
-    let measured = async {
-        pulls(&options, &neighbours, &content, &mut report).await?;
-        writer(&options, &neighbours, &mut report).await
-    };
-    let measured = measured.await;
+    let measured = pulls(&options, &neighbours, &content, &mut report).await;
     neighbours.stop().await?;
     measured?;
     Ok(report)
@@ -132,7 +121,7 @@ fn image(run: u32, layers: u32, files: u32, bytes: usize) -> Result<Built> {
 }
 
 /// A layer of files that compress to about a half, as programs do.
-fn layer(seed: u64, files: u32, bytes: usize) -> Result<Vec<u8>> {
+pub(crate) fn layer(seed: u64, files: u32, bytes: usize) -> Result<Vec<u8>> {
     let mut state = seed.wrapping_mul(2).wrapping_add(1);
     let mut layer = Layer::default().dir("files", 0o755)?;
     for file in 0..files {
@@ -223,68 +212,4 @@ fn used(directory: &Path) -> Result<u64> {
 #[allow(clippy::cast_precision_loss)] // far below 2^53
 fn mib(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 20)
-}
-
-/// One layer from an archive to a file system: our import, hashes and all; and mkfs.erofs
-/// of the files, which has them unpacked already.
-async fn writer(options: &Options, neighbours: &Neighbours, report: &mut Report) -> Result<()> {
-    let directory = Path::new("/run/bulkhead-bench/writer");
-    fs::create_dir_all(directory)?;
-    let [ours, ..] = neighbours.addresses();
-    for run in 0..options.runs {
-        for (kind, _, files, bytes) in [KINDS[0], KINDS[1]] {
-            // Another one than any that was pulled.
-            let tar = layer(u64::from(run + 1) << 48, files, bytes)?;
-            let archive = directory.join("image.tar");
-            let image = Archive::default().layer(&tar, Compression::Plain)?;
-            fs::write(&archive, image.finish("localhost/writer:1", json!({}))?)?;
-            let began = Instant::now();
-            import(&ours, &archive).await?;
-            let metric = format!("{kind}: tar to EROFS, ms");
-            report.add(&ours.name, &metric, began.elapsed().as_secs_f64() * 1e3);
-
-            let tree = directory.join(format!("tree-{run}"));
-            fs::create_dir_all(&tree)?;
-            let plain = directory.join("layer.tar");
-            fs::write(&plain, &tar)?;
-            run_it(
-                Command::new("tar")
-                    .arg("-xf")
-                    .arg(&plain)
-                    .arg("-C")
-                    .arg(&tree),
-            )?;
-            let began = Instant::now();
-            let out = directory.join("mkfs.erofs.image");
-            run_it(Command::new("mkfs.erofs").args([&out, &tree]))?;
-            let metric = format!("{kind}: files to EROFS, ms");
-            report.add("mkfs.erofs", &metric, began.elapsed().as_secs_f64() * 1e3);
-            fs::remove_dir_all(&tree)?;
-        }
-    }
-    fs::remove_dir_all(directory)?;
-    Ok(())
-}
-
-async fn import(address: &Address, archive: &Path) -> Result<()> {
-    let request = ImportImageRequest {
-        source: Some(Source::Path(archive.display().to_string())),
-        tag: String::new(),
-    };
-    let mut operator = OperatorClient::new(channel(address.socket.clone()));
-    let answer = operator.import_image(tokio_stream::once(request)).await?;
-    let mut steps = answer.into_inner();
-    while let Some(step) = steps.message().await? {
-        if let Some(Progress::Done(_)) = step.progress {
-            return Ok(());
-        }
-    }
-    anyhow::bail!("the import of {} has no end", archive.display())
-}
-
-fn run_it(command: &mut Command) -> Result<()> {
-    let output = command.output().with_context(|| format!("{command:?}"))?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{command:?}: {said}");
-    Ok(())
 }
