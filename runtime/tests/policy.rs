@@ -13,7 +13,11 @@ use bulkhead_image::{Digest, Image, Reference, Store};
 use bulkhead_test_registry::{Content, Server};
 use p256::{
     ecdsa::{DerSignature, SigningKey, signature::Signer as _},
-    pkcs8::{EncodePublicKey as _, LineEnding},
+    pkcs8::{EncodePrivateKey as _, EncodePublicKey as _, LineEnding},
+};
+use rcgen::{
+    BasicConstraints, CertificateParams, CustomExtension, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyPair, SanType,
 };
 use serde_json::json;
 
@@ -52,9 +56,9 @@ fn image() -> (Content, Digest) {
     (content, digest)
 }
 
-/// Adds a signature of `signed` as one of `image`.
-fn sign(content: Content, image: &Digest, signed: &Digest, key: &SigningKey) -> Content {
-    let payload = json!({
+/// What is signed of an image.
+fn payload(signed: &Digest) -> String {
+    json!({
         "critical": {
             "identity": { "docker-reference": "registry.example/team/app" },
             "image": { "docker-manifest-digest": signed.to_string() },
@@ -62,12 +66,31 @@ fn sign(content: Content, image: &Digest, signed: &Digest, key: &SigningKey) -> 
         },
         "optional": null,
     })
-    .to_string();
+    .to_string()
+}
+
+/// Adds a signature of `signed` as one of `image`.
+fn sign(content: Content, image: &Digest, signed: &Digest, key: &SigningKey) -> Content {
+    let payload = payload(signed);
     let signature: DerSignature = key.sign(payload.as_bytes());
-    let signature = base64::engine::general_purpose::STANDARD.encode(signature.as_bytes());
+    let annotations = json!({ "dev.cosignproject.cosign/signature": base64(signature.as_bytes()) });
+    with_signature(content, image, &payload, annotations)
+}
+
+fn base64(bytes: &[u8]) -> String {
+    base64::engine::general_purpose::STANDARD.encode(bytes)
+}
+
+/// Adds what was signed, and what lies beside it.
+fn with_signature(
+    content: Content,
+    image: &Digest,
+    payload: &str,
+    annotations: serde_json::Value,
+) -> Content {
     let media_type = "application/vnd.dev.cosign.simplesigning.v1+json";
     let mut layer = descriptor(media_type, payload.as_bytes());
-    layer["annotations"] = json!({ "dev.cosignproject.cosign/signature": signature });
+    layer["annotations"] = annotations;
     let manifest = json!({
         "schemaVersion": 2, "mediaType": MANIFEST,
         "config": descriptor("application/vnd.oci.image.config.v1+json", b"{}"),
@@ -151,6 +174,84 @@ async fn an_image_without_the_right_signature_is_refused() {
     refused(stranger, "none of the keys").await;
     let another = sign(content, &digest, &Digest::of(b"another"), &key(1));
     refused(another, "another image").await;
+}
+
+/// Adds a signature by someone with a certificate for minutes; and returns the authority's
+/// certificate.
+fn sign_as(content: Content, image: &Digest, who: &str, log: &SigningKey) -> (Content, String) {
+    let (authority_key, signer) = (KeyPair::generate().unwrap(), key(7));
+    let mut authority = CertificateParams::default();
+    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let pem = authority.self_signed(&authority_key).unwrap().pem();
+    let mut params = CertificateParams::default();
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::CodeSigning];
+    params.subject_alt_names = vec![SanType::Rfc822Name(who.try_into().unwrap())];
+    let voucher = b"https://issuer.example".to_vec();
+    let id = &[1, 3, 6, 1, 4, 1, 57264, 1, 1];
+    params.custom_extensions = vec![CustomExtension::from_oid_content(id, voucher)];
+    let signer_pair = signer.to_pkcs8_pem(LineEnding::LF).unwrap();
+    let signer_pair = KeyPair::from_pem(&signer_pair).unwrap();
+    let authority = Issuer::new(authority, authority_key);
+    let certificate = params.signed_by(&signer_pair, &authority).unwrap().pem();
+
+    let payload = payload(image);
+    let signature: DerSignature = signer.sign(payload.as_bytes());
+    let signature = base64(signature.as_bytes());
+    let body = json!({
+        "apiVersion": "0.0.1", "kind": "hashedrekord",
+        "spec": {
+            "data": { "hash": {
+                "algorithm": "sha256", "value": Digest::of(payload.as_bytes()).hex(),
+            } },
+            "signature": {
+                "content": signature,
+                "publicKey": { "content": base64(certificate.as_bytes()) },
+            },
+        },
+    });
+    let body = base64(body.to_string().as_bytes());
+    let entry =
+        format!(r#"{{"body":"{body}","integratedTime":1700000000,"logID":"00","logIndex":1}}"#);
+    let promise: DerSignature = log.sign(entry.as_bytes());
+    let promise = base64(promise.as_bytes());
+    let annotations = json!({
+        "dev.cosignproject.cosign/signature": signature,
+        "dev.sigstore.cosign/certificate": certificate,
+        "dev.sigstore.cosign/bundle":
+            format!(r#"{{"SignedEntryTimestamp":"{promise}","Payload":{entry}}}"#),
+    });
+    (with_signature(content, image, &payload, annotations), pem)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_that_an_identity_signed_is_pulled() {
+    let policy = r#"
+        [scope."*"]
+        action = "signed"
+        identities = [{ issuer = "https://issuer.example", subject = "builder@team.example" }]
+        authorities = "authority.pem"
+        log = "team.pub"
+    "#;
+    for (who, log, words) in [
+        ("builder@team.example", 1, None),
+        ("mallory@team.example", 1, Some("mallory@team.example")),
+        ("builder@team.example", 2, Some("the log that is believed")),
+    ] {
+        let (content, digest) = image();
+        let (content, authority) = sign_as(content, &digest, who, &key(log));
+        let server = Server::plain(move |asked| content.answer(asked)).await;
+        let directory = tempfile::tempdir().unwrap();
+        let node = node(directory.path(), &server, policy);
+        fs::write(directory.path().join("authority.pem"), authority).unwrap();
+        match (pull(&node).await, words) {
+            (Ok(image), None) => assert_eq!(image.repo_tags, [NAME]),
+            (Err(error), Some(words)) => {
+                assert_eq!(error.kind(), Kind::PermissionDenied, "{error}");
+                assert!(error.to_string().contains(words), "{error}");
+            }
+            (other, _) => panic!("{who}: {other:?}"),
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

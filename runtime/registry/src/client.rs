@@ -13,7 +13,7 @@ use crate::{
     hosts::{Hosts, Tls},
     http::Clients,
     server::{self, Server, Shared},
-    signature::{self, SigningKey},
+    signature::{self, Signers},
 };
 
 /// What a manifest may be: an index or a manifest, of OCI or of Docker.
@@ -143,16 +143,16 @@ impl Repository {
         self.manifest(&name, Some(digest), limit, may).await
     }
 
-    /// Whether one of the keys signed a manifest or an index; if not, why not.
+    /// Whether one of the signers signed a manifest or an index; if not, why not.
     ///
     /// # Errors
     /// The servers can't be asked.
     pub async fn is_signed(
         &self,
         digest: &Digest,
-        keys: &[SigningKey],
+        signers: &Signers,
     ) -> Result<std::result::Result<(), String>> {
-        signature::verify(self, digest, keys).await
+        signature::verify(self, digest, signers).await
     }
 
     /// A download of a blob of `size` bytes. Nobody is asked before the first read.

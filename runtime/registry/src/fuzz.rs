@@ -1,6 +1,6 @@
 //! Bodies of fuzz targets: what must hold for any input at all.
 
-use crate::{blob, challenge, retry};
+use crate::{blob, challenge, keyless, retry};
 
 /// Reads what a registry says in its headers.
 pub fn headers(input: &[u8]) {
@@ -11,4 +11,9 @@ pub fn headers(input: &[u8]) {
     assert!(challenge::parse(text).len() <= text.len());
     let _ = retry::retry_after(text, jiff::Timestamp::UNIX_EPOCH);
     let _ = blob::begin(text);
+}
+
+/// Reads what lies beside a signature: an entry of a log, or a certificate.
+pub fn signature(input: &[u8]) {
+    keyless::fuzz(input);
 }

@@ -1,4 +1,5 @@
-//! Signatures of images, as cosign makes them with a key.
+//! Signatures of images, as cosign makes them: with a key, or in the name of an identity
+//! ([`crate::keyless`]).
 //!
 //! ```text
 //! repository:sha256-HEX.sig ─▶ manifest ─▶ layers: one a signature
@@ -9,9 +10,9 @@
 //!
 //! Source: the sigstore project's cosign, specs/SIGNATURE_SPEC.md; the blob is the
 //! "simple signing" of containers/image, docs/containers-signature.5.md. Whoever is
-//! asked may be hostile: what counts is that one of the keys signed exactly this digest.
+//! asked may be hostile: what counts is that one of the signers signed exactly this digest.
 
-use std::{fmt, path::Path};
+use std::{collections::BTreeMap, fmt, path::Path};
 
 use base64::Engine as _;
 use bulkhead_image::Digest;
@@ -24,6 +25,7 @@ use serde::Deserialize;
 use crate::{
     client::Repository,
     error::{Kind, Result},
+    keyless::Keyless,
 };
 
 const ANNOTATION: &str = "dev.cosignproject.cosign/signature";
@@ -60,12 +62,26 @@ impl SigningKey {
         Self::parse(&text).map_err(|error| wrong(&error))
     }
 
-    fn parse(pem: &str) -> std::result::Result<Self, String> {
+    /// Whether it made a signature of `text`.
+    pub(crate) fn signed(&self, text: &[u8], signature: &DerSignature) -> bool {
+        self.0.verify(text, signature).is_ok()
+    }
+
+    pub(crate) fn parse(pem: &str) -> std::result::Result<Self, String> {
         let key = VerifyingKey::from_public_key_pem(pem.trim());
         key.map(Self).map_err(|_| {
             "not a public key of ECDSA over P-256 in PEM (\"BEGIN PUBLIC KEY\")".to_owned()
         })
     }
+}
+
+/// Whose signatures count: any one of them.
+#[derive(Debug, Clone, Default)]
+pub struct Signers {
+    /// Who has one of these keys.
+    pub keys: Vec<SigningKey>,
+    /// Who is one of these.
+    pub identities: Option<Keyless>,
 }
 
 #[derive(Deserialize)]
@@ -81,7 +97,7 @@ struct Layer {
     digest: Digest,
     size: u64,
     #[serde(default)]
-    annotations: std::collections::BTreeMap<String, String>,
+    annotations: BTreeMap<String, String>,
 }
 
 #[derive(Deserialize)]
@@ -100,7 +116,7 @@ struct SignedImage {
     digest: Digest,
 }
 
-/// Looks for a signature of a manifest or an index by one of the keys. Returns why there
+/// Looks for a signature of a manifest or an index by one of the signers. Returns why there
 /// is none that counts, if so.
 ///
 /// # Errors
@@ -108,7 +124,7 @@ struct SignedImage {
 pub(crate) async fn verify(
     repository: &Repository,
     digest: &Digest,
-    keys: &[SigningKey],
+    signers: &Signers,
 ) -> Result<std::result::Result<(), String>> {
     let tag = format!("sha256-{}.sig", digest.hex());
     let manifest = match repository.tagged(&tag, DOCUMENT_MAX).await {
@@ -139,7 +155,7 @@ pub(crate) async fn verify(
         while let Some(chunk) = blob.chunk().await? {
             payload.extend_from_slice(&chunk);
         }
-        match counts(&payload, signature, digest, keys) {
+        match counts(&payload, signature, &layer.annotations, digest, signers) {
             Ok(()) => return Ok(Ok(())),
             Err(why) => reason = why,
         }
@@ -147,24 +163,35 @@ pub(crate) async fn verify(
     Ok(Err(reason))
 }
 
-/// Whether a signature is of this digest, by one of the keys.
+/// Whether a signature is of this digest, by one of the signers.
 fn counts(
     payload: &[u8],
     signature: &str,
+    annotations: &BTreeMap<String, String>,
     digest: &Digest,
-    keys: &[SigningKey],
+    signers: &Signers,
 ) -> std::result::Result<(), String> {
     let signature = base64::engine::general_purpose::STANDARD
         .decode(signature.trim())
         .map_err(|_| "its signature is not base64".to_owned())?;
     let signature = DerSignature::try_from(&signature[..])
         .map_err(|_| "its signature is none of ECDSA".to_owned())?;
-    // Before anything is made of it.
-    if !keys
+    // Before anything is made of what was signed.
+    let by_key = signers
+        .keys
         .iter()
-        .any(|key| key.0.verify(payload, &signature).is_ok())
-    {
-        return Err("none of the keys signed it".to_owned());
+        .any(|key| key.signed(payload, &signature));
+    if !by_key {
+        let keyless = match &signers.identities {
+            None => Err("none of the keys signed it".to_owned()),
+            Some(keyless) => keyless.accepts(payload, &signature, annotations),
+        };
+        keyless.map_err(
+            |why| match signers.keys.is_empty() || signers.identities.is_none() {
+                true => why,
+                false => format!("none of the keys signed it, and none of the identities: {why}"),
+            },
+        )?;
     }
     let payload: Payload = serde_json::from_slice(payload)
         .map_err(|_| "what is signed is not what cosign signs".to_owned())?;
@@ -212,7 +239,18 @@ mod tests {
         let (image, another) = (Digest::of(b"image"), Digest::of(b"another"));
         let text = payload(&image);
         let check = |payload: &str, signature: &str, keys: &[SigningKey]| {
-            counts(payload.as_bytes(), signature, &image, keys)
+            let signers = Signers {
+                keys: keys.to_vec(),
+                identities: None,
+            };
+            let annotations = BTreeMap::new();
+            counts(
+                payload.as_bytes(),
+                signature,
+                &annotations,
+                &image,
+                &signers,
+            )
         };
         let good = signed(&private, &text);
         let both = [other, key];

@@ -10,6 +10,11 @@
 //! [scope."registry.example/team"]    # the longest scope that fits counts
 //! action = "signed"                  # by one of these keys, as `cosign sign --key` does
 //! keys = ["team.pub"]                # relative to the file
+//! [scope."registry.example/built"]
+//! action = "signed"                  # by one of these, as `cosign sign` does without a key
+//! identities = [{ issuer = "https://issuer.example", subject = "builder@team.example" }]
+//! authorities = "fulcio.pem"         # who vouches for them: certificates
+//! log = "rekor.pub"                  # the transparency log's key
 //! ```
 //!
 //! Names are whole: `docker.io/library/busybox`. A file that can't be read or understood
@@ -22,7 +27,7 @@ use std::{
 };
 
 use bulkhead_image::{Digest, Error as ImageError, ErrorKind, Reference};
-use bulkhead_registry::{Repository, SigningKey};
+use bulkhead_registry::{Identity, Keyless, Repository, Signers, SigningKey};
 use serde::Deserialize;
 
 use super::remote::remote_error;
@@ -45,6 +50,10 @@ struct Scope {
     action: Action,
     #[serde(default)]
     keys: Vec<PathBuf>,
+    #[serde(default)]
+    identities: Vec<Identity>,
+    authorities: Option<PathBuf>,
+    log: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -60,9 +69,9 @@ enum Action {
 pub(super) enum Demand {
     /// Nothing.
     Nothing,
-    /// A signature by one of these keys.
+    /// A signature by one of these.
     Signature {
-        keys: Vec<SigningKey>,
+        signers: Signers,
         /// Who demands it.
         by: String,
     },
@@ -92,10 +101,8 @@ impl Demand {
             Action::Deny => Err(refused(format!("{image} is forbidden ({by})")).into()),
             Action::Signed => {
                 let directory = path.parent().unwrap_or(Path::new("/"));
-                let keys = scope.keys.iter();
-                let keys = keys.map(|key| SigningKey::read(&directory.join(key)));
-                let keys = keys.collect::<Result<_, _>>().map_err(wrong)?;
-                Ok(Self::Signature { keys, by })
+                let signers = scope.signers(directory).map_err(wrong)?;
+                Ok(Self::Signature { signers, by })
             }
         }
     }
@@ -109,10 +116,10 @@ impl Demand {
         repository: &Repository,
         digest: &Digest,
     ) -> Result<(), ImageError> {
-        let Self::Signature { keys, by } = self else {
+        let Self::Signature { signers, by } = self else {
             return Ok(());
         };
-        let signed = repository.is_signed(digest, keys).await;
+        let signed = repository.is_signed(digest, signers).await;
         signed
             .map_err(remote_error)?
             .map_err(|why| refused(format!("{digest} must be signed ({by}): {why}")))
@@ -148,10 +155,15 @@ fn parse(text: &str) -> Result<File, String> {
         return Err(no_rest());
     }
     for (name, scope) in &file.scope {
-        let has_keys = !scope.keys.is_empty();
-        if has_keys != (scope.action == Action::Signed) {
+        let keyless = !scope.identities.is_empty();
+        if (keyless || !scope.keys.is_empty()) != (scope.action == Action::Signed) {
             return Err(format!(
-                "scope {name:?}: keys are for action = \"signed\", which needs some"
+                "scope {name:?}: keys and identities are for action = \"signed\", which needs some"
+            ));
+        }
+        if keyless != scope.authorities.is_some() || keyless != scope.log.is_some() {
+            return Err(format!(
+                "scope {name:?}: identities, authorities and log need each other"
             ));
         }
         if name.ends_with('/') || name.is_empty() {
@@ -159,6 +171,27 @@ fn parse(text: &str) -> Result<File, String> {
         }
     }
     Ok(file)
+}
+
+impl Scope {
+    /// Whose signatures count. `directory`: what files are relative to.
+    fn signers(&self, directory: &Path) -> Result<Signers, String> {
+        let keys = self.keys.iter();
+        let keys = keys.map(|key| SigningKey::read(&directory.join(key)));
+        let mut signers = Signers {
+            keys: keys.collect::<Result<_, _>>()?,
+            identities: None,
+        };
+        if let (Some(authorities), Some(log)) = (&self.authorities, &self.log) {
+            let path = directory.join(authorities);
+            let wrong = |why: String| format!("{}: {why}", path.display());
+            let pem = read(&path).map_err(|error| wrong(error.to_string()))?;
+            let log = SigningKey::read(&directory.join(log))?;
+            let keyless = Keyless::new(pem.as_bytes(), log, self.identities.clone());
+            signers.identities = Some(keyless.map_err(wrong)?);
+        }
+        Ok(signers)
+    }
 }
 
 impl File {
@@ -216,7 +249,19 @@ mod tests {
             ("[scope.\"*\"]\naction = \"signed\"", "needs some"),
             (
                 "[scope.\"*\"]\naction = \"deny\"\nkeys = [\"a\"]",
-                "keys are for",
+                "keys and identities are for",
+            ),
+            (
+                "[scope.\"*\"]\naction = \"signed\"\nidentities = [{ issuer = \"i\", subject = \"s\" }]",
+                "need each other",
+            ),
+            (
+                "[scope.\"*\"]\naction = \"signed\"\nkeys = [\"a\"]\nlog = \"l\"",
+                "need each other",
+            ),
+            (
+                "[scope.\"*\"]\naction = \"signed\"\nidentities = [{ issuer = \"i\" }]",
+                "subject",
             ),
             ("[scope.\"*\"]\naction = \"deny\"\nkey = \"a\"", "key"),
             (
