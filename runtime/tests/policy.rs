@@ -230,12 +230,12 @@ async fn an_image_that_an_identity_signed_is_pulled() {
         action = "signed"
         identities = [{ issuer = "https://issuer.example", subject = "builder@team.example" }]
         authorities = "authority.pem"
-        log = "team.pub"
+        logs = ["team.pub"]
     "#;
     for (who, log, words) in [
         ("builder@team.example", 1, None),
         ("mallory@team.example", 1, Some("mallory@team.example")),
-        ("builder@team.example", 2, Some("the log that is believed")),
+        ("builder@team.example", 2, Some("a log that is believed")),
     ] {
         let (content, digest) = image();
         let (content, authority) = sign_as(content, &digest, who, &key(log));

@@ -36,9 +36,12 @@ runsc() {
 
 # Lives until the container ends. Its standard streams are the container's.
 keeper() {
-    read -r _ <"$started" || true
+    # Open for writing, too: whoever writes finds a reader until it is gone.
+    exec 4<>"$started"
+    read -r _ <&4
     exec </dev/null >/dev/null 2>&1
     rm -f "$started" "$started.pid"
+    exec 4<&-
     status=$(runsc --root "$root" wait "$id" |
         sed -n 's/.*"exitStatus": *\([0-9]*\).*/\1/p')
     exit "${status:-255}"
@@ -57,8 +60,10 @@ create)
 start)
     if [ -p "$started" ]; then
         held=/proc/$(cat "$started.pid")/fd
-        runsc "$@" <"$held/0" >"$held/1" 2>"$held/2"
+        status=0
+        runsc "$@" <"$held/0" >"$held/1" 2>"$held/2" || status=$?
         echo >"$started"
+        exit "$status"
     else
         runsc "$@"
     fi

@@ -11,7 +11,7 @@
 use std::collections::HashMap;
 use std::io::{Read, Write};
 
-use crate::disk;
+use crate::disk::{self, NAME_MAX};
 use crate::error::Error;
 use crate::limits::Limits;
 use crate::read::{self, Image, Inode, ReadAt};
@@ -23,6 +23,12 @@ use crate::xattr;
 /// layer.md, "Whiteouts").
 const WHITEOUT: &[u8] = b".wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
+/// Longest target of a hard link that is taken in.
+const LINK_MAX: usize = 4095;
+/// What a file with several names takes beside the bytes of the first.
+const LINK: u64 = 64;
+/// The mode of directories that nobody speaks of.
+const IMPLIED_MODE: u16 = 0o755;
 /// Content that is read at a time.
 const PIECE: usize = 128 << 10;
 
@@ -54,7 +60,7 @@ struct Export<'a, F, W> {
     content: u64,
     /// The first name of each file that has several, by its number.
     links: HashMap<u64, Vec<u8>>,
-    /// Bytes in `links`.
+    /// Bytes in `links`, and in the levels.
     remembered: u64,
     piece: Vec<u8>,
 }
@@ -63,41 +69,69 @@ struct Export<'a, F, W> {
 struct Level {
     /// How long its path is.
     path: usize,
-    /// What is yet to come of it.
-    names: std::vec::IntoIter<(Vec<u8>, u64)>,
+    /// Its names, one after another.
+    bytes: Vec<u8>,
+    /// Where each ends, and its inode's number.
+    names: Vec<(usize, u64)>,
+    /// The next one, and where it begins.
+    next: (usize, usize),
+}
+
+impl Level {
+    /// What a name takes beside its bytes.
+    const NAME: u64 = 16;
+
+    fn size(&self) -> u64 {
+        self.bytes.len() as u64 + self.names.len() as u64 * Self::NAME
+    }
+
+    /// Appends the next name to `path`; and its inode's number.
+    fn next(&mut self, path: &mut Vec<u8>) -> Option<u64> {
+        let (number, start) = self.next;
+        let &(end, slot) = self.names.get(number)?;
+        path.extend_from_slice(self.bytes.get(start..end)?);
+        self.next = (number + 1, end);
+        Some(slot)
+    }
 }
 
 impl<F: ReadAt, W: Write> Export<'_, F, W> {
     fn walk(&mut self) -> Result<(), Error> {
         let mut path = Vec::new();
         let root = self.image.root().map_err(Error::Read)?;
-        self.entry(EntryKind::Directory, b".", &[], &root)?;
+        self.root(&root)?;
         let mut levels = vec![self.enter(&mut path, &root)?];
         while let Some(level) = levels.last_mut() {
-            let Some((name, slot)) = level.names.next() else {
-                levels.pop();
-                continue;
-            };
             path.truncate(level.path);
             if !path.is_empty() {
                 path.push(b'/');
             }
+            let start = path.len();
+            let Some(slot) = level.next(&mut path) else {
+                self.remembered -= level.size();
+                levels.pop();
+                continue;
+            };
+            // As an import counts: what is above an entry, without the root.
+            if levels.len() > self.limits.depth as usize + 1 {
+                let limit = u64::from(self.limits.depth);
+                return Err(limited("the depth of the tree", limit, "directories"));
+            }
             let inode = self.image.inode(slot).map_err(Error::Read)?;
-            if inode.is_whiteout() {
-                path.extend_from_slice(WHITEOUT);
-            }
-            path.extend_from_slice(&name);
-            if path.len() > self.limits.path_bytes + WHITEOUT.len() {
-                let limit = self.limits.path_bytes as u64;
-                return Err(limited("the length of a path", limit, "bytes"));
-            }
+            let name = path.get(start..).unwrap_or_default();
+            let is_marker = name.starts_with(WHITEOUT);
             if inode.file_type() == read::DIRECTORY {
-                if levels.len() > self.limits.depth as usize {
-                    let limit = u64::from(self.limits.depth);
-                    return Err(limited("the depth of the tree", limit, "directories"));
+                // A directory of such a name was never named itself, which would have been a
+                // whiteout: what is in it says that it is there.
+                if !is_marker {
+                    self.entry(EntryKind::Directory, &path, &[], &inode)?;
                 }
-                self.entry(EntryKind::Directory, &path, &[], &inode)?;
                 levels.push(self.enter(&mut path, &inode)?);
+            } else if is_marker {
+                return Err(Error::Read(read::damaged("a name that no layer has")));
+            } else if inode.is_whiteout() && WHITEOUT.len() + name.len() <= NAME_MAX {
+                path.splice(start..start, WHITEOUT.iter().copied());
+                self.header(&Header::file(&path, 0))?;
             } else {
                 self.leaf(&path, &inode)?;
             }
@@ -105,49 +139,70 @@ impl<F: ReadAt, W: Write> Export<'_, F, W> {
         Ok(())
     }
 
+    /// The root, unless all of it is as it would be without a word.
+    fn root(&mut self, root: &Inode) -> Result<(), Error> {
+        let attributes = self.image.xattrs(root).map_err(Error::Read)?;
+        let is_plain = (root.mode & 0o7777, root.uid, root.gid, root.mtime)
+            == (IMPLIED_MODE, 0, 0, (0, 0))
+            && xattr::without_opaque(&attributes).is_empty();
+        match is_plain {
+            true => Ok(()),
+            false => self.entry(EntryKind::Directory, b".", &[], root),
+        }
+    }
+
     /// Says whether what is beneath a directory shows, and lists its names.
     fn enter(&mut self, path: &mut Vec<u8>, directory: &Inode) -> Result<Level, Error> {
-        let length = path.len();
+        let mut level = Level {
+            path: path.len(),
+            bytes: Vec::new(),
+            names: Vec::new(),
+            next: (0, 0),
+        };
         let attributes = self.image.xattrs(directory).map_err(Error::Read)?;
         if xattr::is_opaque(&attributes) {
-            if length > 0 {
+            if !path.is_empty() {
                 path.push(b'/');
             }
             path.extend_from_slice(OPAQUE);
             self.header(&Header::file(path, 0))?;
-            path.truncate(length);
+            path.truncate(level.path);
         }
-        let mut names = Vec::new();
-        let most = self.limits.entries;
-        let mut found = 0;
+        let room = self.limits.metadata_bytes - self.remembered;
         let each = |name: &[u8], slot| {
-            found += 1;
             if !matches!(name, b"." | b"..") {
-                names.push((name.to_vec(), slot));
+                level.bytes.extend_from_slice(name);
+                level.names.push((level.bytes.len(), slot));
             }
-            Ok(found <= most)
+            Ok(level.size() <= room)
         };
         self.image.each(directory, each).map_err(Error::Read)?;
-        Ok(Level {
-            path: length,
-            names: names.into_iter(),
-        })
+        self.remember(level.size())?;
+        Ok(level)
+    }
+
+    /// Counts what stays in memory.
+    fn remember(&mut self, bytes: u64) -> Result<(), Error> {
+        self.remembered += bytes;
+        let limit = self.limits.metadata_bytes;
+        match self.remembered > limit {
+            true => Err(limited("the memory for names", limit, "bytes")),
+            false => Ok(()),
+        }
     }
 
     fn leaf(&mut self, path: &[u8], inode: &Inode) -> Result<(), Error> {
-        if inode.is_whiteout() {
-            return self.header(&Header::file(path, 0));
-        }
         if inode.links > 1 {
             if let Some(first) = self.links.get(&inode.slot) {
                 let first = first.clone();
                 return self.entry(EntryKind::HardLink, path, &first, inode);
             }
-            self.remembered += path.len() as u64 + 64;
-            if self.remembered > self.limits.metadata_bytes {
-                let limit = self.limits.metadata_bytes;
-                return Err(limited("the memory for hard links", limit, "bytes"));
+            // What another name of it will say.
+            if path.len() > LINK_MAX {
+                let limit = LINK_MAX as u64;
+                return Err(limited("the path of a hard link's target", limit, "bytes"));
             }
+            self.remember(path.len() as u64 + LINK)?;
             self.links.insert(inode.slot, path.to_vec());
         }
         let target;
@@ -178,7 +233,7 @@ impl<F: ReadAt, W: Write> Export<'_, F, W> {
     ) -> Result<(), Error> {
         let mut directory = Vec::new();
         let path = match kind {
-            EntryKind::Directory => {
+            EntryKind::Directory if path.len() < self.limits.path_bytes => {
                 directory.extend_from_slice(path);
                 directory.push(b'/');
                 &directory
@@ -209,6 +264,10 @@ impl<F: ReadAt, W: Write> Export<'_, F, W> {
     }
 
     fn header(&mut self, header: &Header<'_>) -> Result<(), Error> {
+        if header.path.len() > self.limits.path_bytes {
+            let limit = self.limits.path_bytes as u64;
+            return Err(limited("the length of a path", limit, "bytes"));
+        }
         self.entries += 1;
         // Also where a damaged image leads in a circle.
         if self.entries > self.limits.entries {

@@ -182,13 +182,17 @@ impl<F: ReadAt> Image<F> {
         }
         let mode = u16_at(&raw, 4);
         let union = u32_at(&raw, 16);
+        let mtime = (u64_at(&raw, 32).cast_signed(), u32_at(&raw, 40));
+        if mtime.1 >= 1_000_000_000 {
+            return Err(damaged("a time that is none"));
+        }
         let is_device = matches!(mode & TYPE, CHARACTER | BLOCK_DEVICE);
         Ok(Inode {
             mode,
             size: u64_at(&raw, 8),
             uid: u32_at(&raw, 24),
             gid: u32_at(&raw, 28),
-            mtime: (u64_at(&raw, 32).cast_signed(), u32_at(&raw, 40)),
+            mtime,
             links: u32_at(&raw, 44),
             device: if is_device { union } else { 0 },
             slot,
@@ -342,7 +346,8 @@ fn dirent(block: &[u8], number: usize, count: usize) -> Option<(u64, &[u8])> {
         let rest = block.get(start..)?;
         rest.split(|&byte| byte == 0).next()?
     };
-    (!name.is_empty() && name.len() <= NAME_MAX).then_some((u64_at(entry, 0), name))
+    let is_name = !name.is_empty() && name.len() <= NAME_MAX && !name.contains(&b'/');
+    is_name.then_some((u64_at(entry, 0), name))
 }
 
 /// See [`Image::content`].

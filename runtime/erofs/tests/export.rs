@@ -131,10 +131,7 @@ fn bounds() {
     );
     assert_eq!(with(|it| it.path_bytes = 100), "the length of a path");
     assert_eq!(with(|it| it.depth = 10), "the depth of the tree");
-    assert_eq!(
-        with(|it| it.metadata_bytes = 100),
-        "the memory for hard links"
-    );
+    assert_eq!(with(|it| it.metadata_bytes = 100), "the memory for names");
 }
 
 #[test]
@@ -165,4 +162,87 @@ fn who_cannot_take_it_is_told() {
         }
     }
     assert!(export(&image, Full(whole), &Limits::default()).is_ok());
+}
+
+/// An image, and that of its archive.
+fn twice(items: Vec<Item>) -> (Tree, Tree) {
+    let (image, _) = image_of(&items.into_iter().collect::<Archive>().finish()).unwrap();
+    let again = exported(image.clone(), &Limits::default()).unwrap();
+    (Tree::read(&image), tree_of(&again))
+}
+
+#[test]
+fn directories_that_are_named_like_whiteouts() {
+    // Parents that no entry of their own names: such an entry would be a whiteout.
+    let (first, second) = twice(vec![
+        Item::dir("etc"),
+        Item::file(".wh.etc/passwd", "x"),
+        Item::file("a/.wh..wh..opq/f", "y"),
+        Item::file("a/.wh./g", "z"),
+        Item::dir("x").mode(0o700),
+        Item::file(".wh.x/.wh.y", ""),
+    ]);
+    let paths: Vec<String> = first.paths().into_iter().map(str::to_owned).collect();
+    for path in [".wh.etc/passwd", "a/.wh..wh..opq/f", "a/.wh./g"] {
+        assert!(paths.iter().any(|it| it == path), "{path} in {paths:?}");
+    }
+    assert_eq!(compared(first), compared(second));
+}
+
+#[test]
+fn the_limits_of_exports_are_those_of_imports() {
+    let long = |total: usize| {
+        let mut path = String::new();
+        while path.len() + 256 < total {
+            path.push_str(&"d".repeat(254));
+            path.push('/');
+        }
+        let rest = total - path.len();
+        path + &"e".repeat(rest)
+    };
+    let mut deep = "d/".repeat(512);
+    deep.push_str("last");
+    let (first, second) = twice(vec![
+        Item::dir(long(4096)),
+        Item::file(long(4095).replace('e', "f"), "x"),
+        Item::dir(deep),
+        Item::new(EntryKind::CharDevice, "c".repeat(253)).device(0, 0),
+    ]);
+    assert_eq!(compared(first), compared(second));
+    // Shorter ones are said as others understand them.
+    let short = "c".repeat(251);
+    let (_, second) = twice(vec![Item::new(EntryKind::CharDevice, &short).device(0, 0)]);
+    assert_eq!(second.get(&short).mode & 0o170_000, 0o20_000);
+    // Longer than any path that is taken in: by way of a link.
+    let odd = [
+        Item::dir(long(4000)),
+        Item::symlink("short", long(4000)),
+        Item::file(format!("short/{}", "n".repeat(200)), ""),
+    ];
+    let (image, _) = image_of(&odd.into_iter().collect::<Archive>().finish()).unwrap();
+    match exported(image, &Limits::default()) {
+        Err(Error::Limit { what, limit, .. }) => {
+            assert_eq!((what, limit), ("the length of a path", 4096));
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_root_that_nothing_was_said_of_stays_unsaid() {
+    let names = |items: Vec<Item>| {
+        let (image, _) = image_of(&items.into_iter().collect::<Archive>().finish()).unwrap();
+        let archive = exported(image, &Limits::default()).unwrap();
+        let mut tar = bulkhead_erofs::tar::TarReader::new(archive.as_slice());
+        let mut names = Vec::new();
+        while let Some(entry) = tar.next_entry().unwrap() {
+            names.push(String::from_utf8(entry.path).unwrap());
+        }
+        names
+    };
+    assert_eq!(names(vec![Item::file("a", "")]), ["a"]);
+    let opaque = vec![Item::file(".wh..wh..opq", ""), Item::file("a", "")];
+    assert_eq!(names(opaque), [".wh..wh..opq", "a"]);
+    let said = vec![Item::dir("./").owner(1000, 0), Item::file("a", "")];
+    assert_eq!(names(said), ["./", "a"]);
 }

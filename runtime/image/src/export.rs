@@ -27,9 +27,10 @@ use crate::digest::{Digest, HashingWriter};
 use crate::error::{Error, IoContext, Result};
 use crate::files;
 use crate::image::Image;
-use crate::import::places;
+use crate::import::{Place, places};
 use crate::limits::Limits;
-use crate::store::{Hold, Store};
+use crate::records::LayerRecord;
+use crate::store::{Hold, Store, sum_of};
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
@@ -75,17 +76,16 @@ impl Store {
         archive.write(out)
     }
 
-    /// The files of an image's layers as its configuration counts them, the base first.
-    fn layer_files(&self, image: &Image) -> Result<Vec<PathBuf>> {
+    /// An image's layers as its configuration counts them, the base first.
+    fn layers_of(&self, image: &Image) -> Result<Vec<LayerRecord>> {
         let state = self.inner.lock();
-        let file = |place: &crate::import::Place| {
-            let kept = place.keys().into_iter().find_map(|key| {
-                let record = state.layers.get(&key)?;
-                place.is(record).then(|| self.inner.layer_path(record))
-            });
-            kept.ok_or_else(|| Error::Inconsistent(format!("layer {} is missing", place.diff_id)))
+        let layer = |place: &Place| {
+            let layers = place.keys().into_iter();
+            let mut layers = layers.filter_map(|key| state.layers.get(&key));
+            let layer = layers.find(|record| place.is(record)).cloned();
+            layer.ok_or_else(|| Error::Inconsistent(format!("layer {} is missing", place.diff_id)))
         };
-        places(&image.config.diff_ids).iter().map(file).collect()
+        places(&image.config.diff_ids).iter().map(layer).collect()
     }
 }
 
@@ -117,20 +117,24 @@ impl Written {
 impl Archive<'_> {
     fn add(&mut self, image: &Image) -> Result<()> {
         let mut layers = Vec::new();
-        for file in self.store.layer_files(image)? {
+        let inner = &self.store.inner;
+        for record in self.store.layers_of(image)? {
+            let file = inner.layer_path(&record);
             let layer = match self.layers.get(&file) {
                 Some(layer) => *layer,
                 None => {
-                    let layer = self.measure(&file)?;
+                    let layer = self.measure(&record, &file)?;
                     self.layers.insert(file, layer);
                     layer
                 }
             };
             layers.push(layer);
         }
-        let inner = &self.store.inner;
         let limit = inner.limits.config_bytes;
         let config = files::read_bounded(&inner.blob_path(&image.id), limit)?;
+        if Digest::of(&config) != image.id {
+            return Err(damaged(&inner.blob_path(&image.id)));
+        }
         let config = with_layers(&config, &layers)?;
         let of_config = Written {
             digest: Digest::of(&config),
@@ -180,8 +184,13 @@ impl Archive<'_> {
         }
     }
 
-    /// Makes a layer's archive for nobody, to know what it will be.
-    fn measure(&self, file: &Path) -> Result<Written> {
+    /// Makes a layer's archive for nobody, to know what it will be. What has decayed must not
+    /// go out under a digest that says that it is whole.
+    fn measure(&self, record: &LayerRecord, file: &Path) -> Result<Written> {
+        let (bytes, sum) = sum_of(file)?;
+        if bytes != record.erofs_bytes || record.checksum.is_some_and(|written| written != sum) {
+            return Err(damaged(file));
+        }
         let nowhere = Told {
             out: io::sink(),
             report: &|_| (self.report)(0, 0),
@@ -232,18 +241,14 @@ impl Archive<'_> {
             let name = name_of(&layer.digest);
             tar.header(&Header::file(name.as_bytes(), layer.size))
                 .map_err(unwanted)?;
-            let end = Exact {
-                out: tar,
+            let end = HashingWriter::new(Exact {
+                out: &mut tar,
                 left: layer.size,
-            };
+            });
             let end = export(file, end, &self.store.inner.limits)?;
-            if end.left != 0 {
-                return Err(Error::Inconsistent(format!(
-                    "{} has changed",
-                    file.display()
-                )));
+            if end.finish() != (layer.digest, layer.size) {
+                return Err(damaged(file));
             }
-            tar = end.out;
             tar.pad().map_err(unwanted)?;
         }
         tar.finish().map_err(unwanted)?;
@@ -277,6 +282,13 @@ fn export<W: Write>(file: &Path, out: W, limits: &Limits) -> Result<W> {
     })
 }
 
+fn damaged(file: &Path) -> Error {
+    let file = file.display();
+    Error::Inconsistent(format!(
+        "{file} is not what was written; `bulkhead image check --repair` takes out what is damaged"
+    ))
+}
+
 /// Whoever the archive is for does not take it.
 fn unwanted(source: io::Error) -> Error {
     Error::Io {
@@ -288,11 +300,11 @@ fn unwanted(source: io::Error) -> Error {
 
 /// The configuration with other layers in it. All else stays, known here or not.
 fn with_layers(config: &[u8], layers: &[Written]) -> Result<Vec<u8>> {
-    let damaged = |source| Error::Json {
+    let mangled = |source| Error::Json {
         what: "the image configuration".into(),
         source,
     };
-    let mut config: Value = serde_json::from_slice(config).map_err(damaged)?;
+    let mut config: Value = serde_json::from_slice(config).map_err(mangled)?;
     let diff_ids: Vec<_> = layers.iter().map(|layer| layer.digest).collect();
     match config.get_mut("rootfs").and_then(Value::as_object_mut) {
         Some(rootfs) => drop(rootfs.insert("diff_ids".to_owned(), json!(diff_ids))),

@@ -14,7 +14,8 @@
 //! registry is asked.
 //!
 //! Not looked at is the promise of the log of certificates (an SCT in the certificate): the
-//! authorities are the operator's to choose, and are believed.
+//! authorities are the operator's to choose, and are believed. What is between an authority
+//! and a certificate must be for signatures of code, too, as Fulcio's is.
 //!
 //! Source: the sigstore project's cosign, specs/SIGNATURE_SPEC.md; fulcio,
 //! docs/oid-info.md and docs/certificate-specification.md; rekor, types/hashedrekord.
@@ -54,7 +55,7 @@ const CODE_SIGNING: &[u8] = &[0x2b, 6, 1, 5, 5, 7, 3, 3];
 #[derive(Clone)]
 pub struct Keyless {
     authorities: Vec<TrustAnchor<'static>>,
-    log: SigningKey,
+    logs: Vec<SigningKey>,
     identities: Vec<Identity>,
 }
 
@@ -81,13 +82,13 @@ pub struct Identity {
 type Doubt = String;
 
 impl Keyless {
-    /// Believes the certificates in a PEM text and the log with this key.
+    /// Believes the certificates in a PEM text, and logs with these keys.
     ///
     /// # Errors
     /// There is no certificate in the text, or one that can't be an authority.
     pub fn new(
         authorities: &[u8],
-        log: SigningKey,
+        logs: Vec<SigningKey>,
         identities: Vec<Identity>,
     ) -> Result<Self, String> {
         let mut anchors = Vec::new();
@@ -102,7 +103,7 @@ impl Keyless {
         }
         Ok(Self {
             authorities: anchors,
-            log,
+            logs,
             identities,
         })
     }
@@ -120,7 +121,7 @@ impl Keyless {
         };
         let der = CertificateDer::from_pem_slice(annotation(CERTIFICATE)?.as_bytes())
             .map_err(|_| "its certificate is not in PEM".to_owned())?;
-        let entry = logged(annotation(BUNDLE)?, &self.log)?;
+        let entry = logged(annotation(BUNDLE)?, &self.logs)?;
         entry.is_of(payload, signature, &der)?;
         self.vouched(&der, annotation(CHAIN).unwrap_or_default(), entry.time)?;
 
@@ -230,14 +231,14 @@ struct Entry {
     time: UnixTime,
 }
 
-fn logged(bundle: &str, log: &SigningKey) -> Result<Entry, Doubt> {
+fn logged(bundle: &str, logs: &[SigningKey]) -> Result<Entry, Doubt> {
     let wrong = || "its entry in the log can't be understood".to_owned();
     let Bundle { promise, payload } = serde_json::from_str(bundle).map_err(|_| wrong())?;
     let promise = STANDARD.decode(promise).map_err(|_| wrong())?;
     let promise = DerSignature::try_from(&promise[..]).map_err(|_| wrong())?;
     let signed = serde_json::to_vec(&payload).map_err(|_| wrong())?;
-    if !log.signed(&signed, &promise) {
-        return Err("its entry is not of the log that is believed".to_owned());
+    if !logs.iter().any(|log| log.signed(&signed, &promise)) {
+        return Err("its entry is not of a log that is believed".to_owned());
     }
     let record = STANDARD.decode(&payload.body).map_err(|_| wrong())?;
     Ok(Entry {

@@ -30,10 +30,13 @@ use crate::{
 
 const ANNOTATION: &str = "dev.cosignproject.cosign/signature";
 const MEDIA_TYPE: &str = "application/vnd.dev.cosign.simplesigning.v1+json";
-/// The longest manifest of signatures, and the longest text that is signed, in bytes.
-const DOCUMENT_MAX: u64 = 256 << 10;
-/// The most signatures that are looked at.
-const SIGNATURES_MAX: usize = 32;
+/// The longest manifest of signatures, in bytes: as of all manifests. Without a key, a
+/// signature and what lies beside it take about 9 KiB of it.
+const MANIFEST_MAX: u64 = 4 << 20;
+/// The longest text that is signed, in bytes.
+const PAYLOAD_MAX: u64 = 256 << 10;
+/// The most signatures that are looked at. Each time that an image is signed adds one.
+const SIGNATURES_MAX: usize = 64;
 /// The largest file with a key, in bytes.
 const KEY_MAX: u64 = 64 << 10;
 
@@ -127,10 +130,12 @@ pub(crate) async fn verify(
     signers: &Signers,
 ) -> Result<std::result::Result<(), String>> {
     let tag = format!("sha256-{}.sig", digest.hex());
-    let manifest = match repository.tagged(&tag, DOCUMENT_MAX).await {
+    let manifest = match repository.tagged(&tag, MANIFEST_MAX).await {
         Ok(manifest) => manifest.bytes,
         Err(error) if error.kind() == Kind::NotFound => {
-            return Ok(Err(format!("it has no signature ({tag})")));
+            return Ok(Err(format!(
+                "it has no signature of cosign's older form, a manifest with the tag {tag}"
+            )));
         }
         Err(error) => return Err(error),
     };
@@ -138,7 +143,8 @@ pub(crate) async fn verify(
         return Ok(Err(format!("{tag} is no manifest of signatures")));
     };
     let mut reason = format!("{tag} holds no signature");
-    let layers = manifest.layers.iter();
+    // cosign appends: the newest come first.
+    let layers = manifest.layers.iter().rev();
     for layer in layers
         .filter(|layer| layer.media_type == MEDIA_TYPE)
         .take(SIGNATURES_MAX)
@@ -146,8 +152,8 @@ pub(crate) async fn verify(
         let Some(signature) = layer.annotations.get(ANNOTATION) else {
             continue;
         };
-        if layer.size > DOCUMENT_MAX {
-            reason = format!("what is signed is longer than {DOCUMENT_MAX} bytes");
+        if layer.size > PAYLOAD_MAX {
+            reason = format!("what is signed is longer than {PAYLOAD_MAX} bytes");
             continue;
         }
         let mut blob = repository.blob(&layer.digest, layer.size);

@@ -14,7 +14,7 @@
 //! action = "signed"                  # by one of these, as `cosign sign` does without a key
 //! identities = [{ issuer = "https://issuer.example", subject = "builder@team.example" }]
 //! authorities = "fulcio.pem"         # who vouches for them: certificates
-//! log = "rekor.pub"                  # the transparency log's key
+//! logs = ["rekor.pub"]               # keys of transparency logs
 //! ```
 //!
 //! Names are whole: `docker.io/library/busybox`. A file that can't be read or understood
@@ -53,7 +53,8 @@ struct Scope {
     #[serde(default)]
     identities: Vec<Identity>,
     authorities: Option<PathBuf>,
-    log: Option<PathBuf>,
+    #[serde(default)]
+    logs: Vec<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -101,7 +102,13 @@ impl Demand {
             Action::Deny => Err(refused(format!("{image} is forbidden ({by})")).into()),
             Action::Signed => {
                 let directory = path.parent().unwrap_or(Path::new("/"));
-                let signers = scope.signers(directory).map_err(wrong)?;
+                let signers = scope.signers(directory).map_err(|why| {
+                    let path = path.display();
+                    Error::precondition(format!(
+                        "policy of images {path}: {why}; no image of scope {name:?} is pulled \
+                         until it is mended"
+                    ))
+                })?;
                 Ok(Self::Signature { signers, by })
             }
         }
@@ -161,9 +168,9 @@ fn parse(text: &str) -> Result<File, String> {
                 "scope {name:?}: keys and identities are for action = \"signed\", which needs some"
             ));
         }
-        if keyless != scope.authorities.is_some() || keyless != scope.log.is_some() {
+        if keyless != scope.authorities.is_some() || keyless == scope.logs.is_empty() {
             return Err(format!(
-                "scope {name:?}: identities, authorities and log need each other"
+                "scope {name:?}: identities, authorities and logs need each other"
             ));
         }
         if name.ends_with('/') || name.is_empty() {
@@ -176,18 +183,21 @@ fn parse(text: &str) -> Result<File, String> {
 impl Scope {
     /// Whose signatures count. `directory`: what files are relative to.
     fn signers(&self, directory: &Path) -> Result<Signers, String> {
-        let keys = self.keys.iter();
-        let keys = keys.map(|key| SigningKey::read(&directory.join(key)));
+        let read_all = |files: &[PathBuf]| {
+            let keys = files.iter();
+            let keys = keys.map(|key| SigningKey::read(&directory.join(key)));
+            keys.collect::<Result<Vec<_>, _>>()
+        };
         let mut signers = Signers {
-            keys: keys.collect::<Result<_, _>>()?,
+            keys: read_all(&self.keys)?,
             identities: None,
         };
-        if let (Some(authorities), Some(log)) = (&self.authorities, &self.log) {
+        if let Some(authorities) = &self.authorities {
             let path = directory.join(authorities);
             let wrong = |why: String| format!("{}: {why}", path.display());
             let pem = read(&path).map_err(|error| wrong(error.to_string()))?;
-            let log = SigningKey::read(&directory.join(log))?;
-            let keyless = Keyless::new(pem.as_bytes(), log, self.identities.clone());
+            let logs = read_all(&self.logs)?;
+            let keyless = Keyless::new(pem.as_bytes(), logs, self.identities.clone());
             signers.identities = Some(keyless.map_err(wrong)?);
         }
         Ok(signers)
@@ -256,7 +266,7 @@ mod tests {
                 "need each other",
             ),
             (
-                "[scope.\"*\"]\naction = \"signed\"\nkeys = [\"a\"]\nlog = \"l\"",
+                "[scope.\"*\"]\naction = \"signed\"\nkeys = [\"a\"]\nlogs = [\"l\"]",
                 "need each other",
             ),
             (

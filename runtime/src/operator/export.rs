@@ -9,17 +9,24 @@ use std::{
 };
 
 use bulkhead_cri_api::operator::{ExportImagesRequest, ExportedBytes};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use super::{Answers, Operator};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 
 /// Messages in flight; the export waits for a client that is slower.
 const QUEUE: usize = 4;
+/// Exports at the same time: each has a thread, and may need as much memory as an import.
+const AT_ONCE: usize = 4;
 /// Bytes of a message.
 const CHUNK: usize = 256 << 10;
+
+/// The turns of exports.
+pub(super) fn turns() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(AT_ONCE))
+}
 
 pub(super) fn export_images(
     operator: &Operator,
@@ -32,6 +39,10 @@ pub(super) fn export_images(
     for image in &request.images {
         images.resolve(image)?;
     }
+    let Ok(turn) = Arc::clone(&operator.exports).try_acquire_owned() else {
+        let why = format!("{AT_ONCE} exports are under way already; try again when one has ended");
+        return Err(Error::new(Kind::ResourceExhausted, why));
+    };
     let (sender, receiver) = mpsc::channel(QUEUE);
     let total = Arc::new(AtomicU64::new(0));
     let out = Chunks {
@@ -52,6 +63,7 @@ pub(super) fn export_images(
         let done = images
             .export(request.images, Box::new(out), Box::new(report))
             .await;
+        drop(turn);
         if let Err(error) = done {
             tracing::debug!(%error, "an export has ended early");
             let _ = sender.send(Err(error.into())).await;

@@ -14,9 +14,10 @@ mod pull;
 mod session;
 mod timings;
 
-use std::{path::PathBuf, pin::Pin};
+use std::{path::PathBuf, pin::Pin, sync::Arc};
 
 use bulkhead_cri_api::operator::{operator_server::Operator as Service, *};
+use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::{
@@ -29,6 +30,7 @@ use crate::{
 pub struct Operator {
     pods: Pods,
     uploads: Uploads,
+    exports: Arc<Semaphore>,
 }
 
 /// Where archives that are streamed in are put while they are imported.
@@ -44,7 +46,11 @@ impl Operator {
     /// The service over the pods of this node.
     #[must_use]
     pub fn new(pods: Pods, uploads: Uploads) -> Self {
-        Self { pods, uploads }
+        Self {
+            pods,
+            uploads,
+            exports: export::turns(),
+        }
     }
 }
 

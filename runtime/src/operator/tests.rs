@@ -268,11 +268,34 @@ async fn exports_arrive_whole_and_end_with_their_client() {
     }
     assert!(archive == b"words".repeat(100_000), "{}", archive.len());
 
-    // Who goes away keeps nothing busy: the test's end waits for the threads of these.
-    for _ in 0..20 {
-        let answer = clients.operator.export_images(export(&["words"; 20])).await;
-        drop(answer.unwrap());
+    // So many at the same time, of clients that don't read.
+    let mut waiting = Vec::new();
+    let refused = loop {
+        match clients
+            .operator
+            .export_images(export(&["words"; 200]))
+            .await
+        {
+            Ok(answer) => waiting.push(answer),
+            Err(refused) => break refused,
+        }
+    };
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused:?}");
+    assert_eq!(waiting.len(), 4);
+    // Who goes away keeps nothing busy.
+    drop(waiting);
+    for _ in 0..500 {
+        if clients
+            .operator
+            .export_images(export(&["words"]))
+            .await
+            .is_ok()
+        {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
     }
+    panic!("exports that nobody reads go on");
 }
 
 #[tokio::test]

@@ -27,7 +27,10 @@ pub(super) fn find(source: &Source, index: &[u8], limits: &Limits) -> Result<Vec
             .annotation(FULL_NAME)
             .or(entry.annotation(REF_NAME))
             .map(str::to_owned);
-        match images.iter_mut().find(|(other, _)| *other == name) {
+        let same = |(other, variants): &&mut (Option<String>, Vec<Descriptor>)| {
+            *other == name && (name.is_some() || is_variant(&entry, variants))
+        };
+        match images.iter_mut().find(same) {
             Some((_, variants)) => variants.push(entry),
             None => images.push((name, vec![entry])),
         }
@@ -47,6 +50,17 @@ pub(super) fn find(source: &Source, index: &[u8], limits: &Limits) -> Result<Vec
             Ok(found)
         })
         .collect()
+}
+
+/// Whether an image without a name may be one of these for another platform: nothing else
+/// says what belongs together. Two for this machine are two images.
+fn is_variant(entry: &Descriptor, variants: &[Descriptor]) -> bool {
+    let here = Platform::here();
+    let is_here = |it: &Descriptor| {
+        let platform = it.platform.as_ref();
+        platform.is_none_or(|platform| platform.matches(&here))
+    };
+    !(is_here(entry) && variants.iter().any(is_here))
 }
 
 /// Attestations and other artifacts stand beside images in an index.

@@ -29,6 +29,7 @@ struct Signing {
     usage: ExtendedKeyUsagePurpose,
     time: u64,
     kind: &'static str,
+    algorithm: &'static str,
     logged: Vec<u8>,
     promised: bool,
 }
@@ -45,6 +46,7 @@ impl Default for Signing {
             usage: ExtendedKeyUsagePurpose::CodeSigning,
             time: NOW,
             kind: "hashedrekord",
+            algorithm: "sha256",
             logged: PAYLOAD.to_vec(),
             promised: true,
         }
@@ -111,7 +113,7 @@ impl Signing {
             "kind": self.kind,
             "spec": {
                 "data": { "hash": {
-                    "algorithm": "sha256", "value": Digest::of(&self.logged).hex(),
+                    "algorithm": self.algorithm, "value": Digest::of(&self.logged).hex(),
                 } },
                 "signature": {
                     "content": STANDARD.encode(signature.as_bytes()),
@@ -149,7 +151,7 @@ fn trusted() -> Keyless {
         subject: WHO.to_owned(),
     };
     let (_, pem) = authority(&key(2));
-    Keyless::new(pem.as_bytes(), public(&key(3)), vec![identity]).unwrap()
+    Keyless::new(pem.as_bytes(), vec![public(&key(3))], vec![identity]).unwrap()
 }
 
 #[test]
@@ -195,13 +197,14 @@ fn workflows_are_identities_too() {
 #[test]
 fn what_is_wrong_with_a_signature_is_noticed() {
     type Change = fn(&mut Signing);
-    let changes: [(Change, &str); 12] = [
+    let changes: [(Change, &str); 13] = [
         (|it| it.signs = key(9), "key did not sign it"),
         (|it| it.authority = key(9), "no authority vouches"),
-        (|it| it.log = key(9), "not of the log that is believed"),
-        (|it| it.promised = false, "not of the log that is believed"),
+        (|it| it.log = key(9), "not of a log that is believed"),
+        (|it| it.promised = false, "not of a log that is believed"),
         (|it| it.logged = b"other".to_vec(), "of something else"),
         (|it| it.kind = "intoto", "of something else"),
+        (|it| it.algorithm = "sha512", "of something else"),
         (|it| it.time = NOW + 30 * 86_400, "no authority vouches"),
         (|it| it.time = NOW - 30 * 86_400, "no authority vouches"),
         (
@@ -253,6 +256,25 @@ fn an_entry_of_another_signature_does_not_count() {
 }
 
 #[test]
+fn an_entry_of_another_certificate_does_not_count() {
+    // Of the same key, for another: what was taken in for one must not serve the other.
+    let first = Signing::default();
+    let second = Signing {
+        subject: Some(SanType::Rfc822Name(
+            "mallory@team.example".try_into().unwrap(),
+        )),
+        ..Signing::default()
+    };
+    let (signature, annotations) = second.made();
+    let (same, others) = first.made();
+    assert_eq!(signature.as_bytes(), same.as_bytes());
+    let mixed = [(CERTIFICATE, &others), (BUNDLE, &annotations)];
+    let mixed = mixed.map(|(name, from)| (name.to_owned(), from[name].clone()));
+    let why = trusted().accepts(PAYLOAD, &signature, &mixed.into());
+    assert!(why.unwrap_err().contains("of something else"));
+}
+
+#[test]
 fn what_is_missing_or_mangled_is_named() {
     let (signature, annotations) = Signing::default().made();
     for name in [CERTIFICATE, BUNDLE] {
@@ -289,7 +311,7 @@ fn authorities_between_come_with_the_signature() {
     let issuer = Issuer::new(root, pair(&key(5)));
     let between = params.signed_by(&pair(&key(2)), &issuer).unwrap().pem();
     let identity = trusted().identities;
-    let trusted = Keyless::new(root_pem.as_bytes(), public(&key(3)), identity).unwrap();
+    let trusted = Keyless::new(root_pem.as_bytes(), vec![public(&key(3))], identity).unwrap();
     let (signature, mut annotations) = Signing::default().made();
     let why = trusted.accepts(PAYLOAD, &signature, &annotations);
     assert!(why.unwrap_err().contains("no authority vouches"));
@@ -299,7 +321,7 @@ fn authorities_between_come_with_the_signature() {
 
 #[test]
 fn authorities_are_certificates() {
-    let made = |pem: &str| Keyless::new(pem.as_bytes(), public(&key(3)), Vec::new());
+    let made = |pem: &str| Keyless::new(pem.as_bytes(), vec![public(&key(3))], Vec::new());
     for (pem, words) in [
         ("", "no certificate"),
         ("nonsense", "no certificate"),

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 use bulkhead_cri_api::operator::{ExportImagesRequest, ExportedBytes};
 use indicatif::{ProgressBar, ProgressStyle};
 use tempfile::NamedTempFile;
+use tokio::signal::unix::{SignalKind, signal};
 use tonic::Streaming;
 
 use super::super::client::{Daemon, in_words};
@@ -21,19 +22,37 @@ pub(super) async fn export(
     quiet: bool,
 ) -> Result<()> {
     let mut out = Out::open(file)?;
-    let mut request = ExportImagesRequest::default();
-    for image in images {
-        request.images.push(super::find(daemon, image).await?);
-    }
-    let answer = daemon.operator.export_images(request).await;
-    let messages = answer.map_err(|status| in_words(&status))?.into_inner();
-    let written = copy(messages, &mut out, quiet).await?;
+    let (mut interrupt, mut terminate) = (
+        signal(SignalKind::interrupt())?,
+        signal(SignalKind::terminate())?,
+    );
+    let written = tokio::select! {
+        written = transfer(daemon, images, &mut out, quiet) => written?,
+        // What is half written goes with `out`.
+        _ = interrupt.recv() => bail!("interrupted"),
+        _ = terminate.recv() => bail!("terminated"),
+    };
     out.finish()?;
     if let Some(file) = file.filter(|_| !quiet) {
         let bytes = human_bytes(written);
         writeln!(io::stderr(), "{}: {bytes}", file.display())?;
     }
     Ok(())
+}
+
+async fn transfer(
+    daemon: &mut Daemon,
+    images: &[String],
+    out: &mut Out<'_>,
+    quiet: bool,
+) -> Result<u64> {
+    let mut request = ExportImagesRequest::default();
+    for image in images {
+        request.images.push(super::find(daemon, image).await?);
+    }
+    let answer = daemon.operator.export_images(request).await;
+    let messages = answer.map_err(|status| in_words(&status))?.into_inner();
+    copy(messages, out, quiet).await
 }
 
 async fn copy(
@@ -74,7 +93,7 @@ enum Out<'a> {
     Stdout(io::Stdout),
     /// Beside the file that it will be.
     New(NamedTempFile, &'a Path),
-    /// A pipe or a device.
+    /// A pipe, a device, or what a link leads to.
     There(File, &'a Path),
 }
 
@@ -88,8 +107,9 @@ impl<'a> Out<'a> {
             return Ok(Self::Stdout(stdout));
         };
         let failed = || format!("cannot write {}", path.display());
-        if path.metadata().is_ok_and(|meta| !meta.is_file()) {
-            let file = File::options().write(true).open(path);
+        // The name itself: what a link leads to must not be put in the link's place.
+        if path.symlink_metadata().is_ok_and(|meta| !meta.is_file()) {
+            let file = File::create(path);
             return Ok(Self::There(file.with_context(failed)?, path));
         }
         let parent = path.parent().filter(|dir| !dir.as_os_str().is_empty());
@@ -151,6 +171,20 @@ mod tests {
         out.write(b"gone").unwrap();
         out.finish().unwrap();
         assert!(!std::fs::metadata("/dev/null").unwrap().is_file());
+    }
+
+    #[test]
+    fn links_stay_and_lead_where_they_did() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, link) = (dir.path().join("a.tar"), dir.path().join("link"));
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        for text in ["first and long", "second"] {
+            let mut out = Out::open(Some(&link)).unwrap();
+            out.write(text.as_bytes()).unwrap();
+            out.finish().unwrap();
+            assert!(std::fs::symlink_metadata(&link).unwrap().is_symlink());
+            assert_eq!(std::fs::read_to_string(&file).unwrap(), text);
+        }
     }
 
     #[test]

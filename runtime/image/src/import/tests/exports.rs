@@ -162,3 +162,45 @@ fn images_that_say_little_of_themselves_go_too() {
     assert_eq!(seen(&before), seen(&after));
     assert_eq!(after.repo_tags, Vec::<String>::new());
 }
+
+#[test]
+fn images_without_names_stay_apart() {
+    let bench = Bench::new();
+    let ids = ["one", "two"].map(|name| {
+        let mut parts = Parts::new();
+        let manifest = parts.image("amd64", &[("", &layer(name))]);
+        parts.index.push(manifest);
+        bench.import(&parts.archive()).unwrap().images[0]
+            .id
+            .to_string()
+    });
+    let archive = exported(&bench, &[&ids[0], &ids[1]]).unwrap();
+    let report = Bench::new().import(&archive).unwrap();
+    assert_eq!(report.images.len(), 2);
+}
+
+#[test]
+fn what_has_decayed_is_not_given_out() {
+    for layer in [true, false] {
+        let bench = Bench::new();
+        let image = bench.import(&simple().archive()).unwrap().images.remove(0);
+        let path = match layer {
+            true => image.layers[1].erofs_path.clone(),
+            false => bench.store.dir().join("blobs/sha256").join(image.id.hex()),
+        };
+        let mut bytes = std::fs::read(&path).unwrap();
+        // Content, or a word that means nothing here.
+        let at = match layer {
+            true => bytes.len() / 2,
+            false => bytes.iter().position(|byte| *byte == b'P').unwrap(),
+        };
+        bytes[at] ^= 1;
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        std::fs::set_permissions(&path, mode).unwrap();
+        std::fs::write(&path, bytes).unwrap();
+        let error = exported(&bench, &["registry.test/app:v1"]).unwrap_err();
+        assert!(matches!(error, Error::Inconsistent(_)), "{error}");
+        let name = path.file_name().unwrap().to_str().unwrap();
+        assert!(error.to_string().contains(name), "{error}");
+    }
+}
