@@ -63,7 +63,8 @@ e2e: build host ## whole-node tests, in test hosts
 conformance: build host ## critest, brought along as BULKHEAD_CRITEST=…: docs/conformance.md
 	$(call say,conformance,critest in the test host)
 	@test -x "$(BULKHEAD_CRITEST)" || { echo "say where critest is: BULKHEAD_CRITEST=/path make conformance"; exit 2; }
-	$(IN_HOST) --env BULKHEAD_CRITEST --timeout 7200 -- $(PROGRAMS)/bulkhead-e2e conformance
+	shell=$$(tests/conformance/shell.sh) && $(IN_HOST) --env BULKHEAD_CRITEST --timeout 7200 -- \
+		$(PROGRAMS)/bulkhead-e2e conformance --shell $$shell
 
 fuzz: setup ## every fuzz target for a short while
 	$(call say,fuzz,each fuzz target for a short while)

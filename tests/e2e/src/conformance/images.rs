@@ -33,14 +33,15 @@ const GROUP_IN_IMAGE: &[u8] = b"group-defined-in-image:x:50000:default-user\n";
 ///
 /// # Errors
 /// A program that they are made from is not there.
-pub(super) async fn serve(node: &Node, testbox: &Path) -> Result<Server> {
-    let testbox = std::fs::read(testbox).with_context(|| {
-        format!(
-            "reading {} (tests/host/build.sh makes it)",
-            testbox.display()
-        )
-    })?;
-    let content = content(&all(&testbox)?)?;
+pub(super) async fn serve(node: &Node, testbox: &Path, shell: &Path) -> Result<Server> {
+    let read = |path: &Path, by: &str| {
+        std::fs::read(path).with_context(|| format!("reading {} ({by} makes it)", path.display()))
+    };
+    let parts = Parts {
+        shell: read(shell, "tests/conformance/shell.sh")?,
+        testbox: read(testbox, "tests/host/build.sh")?,
+    };
+    let content = content(&all(&parts)?)?;
     let server = Server::plain(move |asked| content.answer(asked)).await;
     let hosts = node.hosts_dir().join("_default");
     std::fs::create_dir_all(&hosts)?;
@@ -67,10 +68,11 @@ fn content(images: &[(String, Built)]) -> Result<Content> {
 }
 
 /// Every image, by its reference.
-fn all(testbox: &[u8]) -> Result<Vec<(String, Built)>> {
+fn all(parts: &Parts) -> Result<Vec<(String, Built)>> {
     let base = busybox()?.finish()?;
-    let system = system(testbox, GROUP)?;
-    let with_group = system_with_group(testbox)?;
+    let system = system(parts, GROUP)?;
+    let with_group = system_with_group(parts)?;
+    let testbox = &parts.testbox;
     let mut images = Vec::new();
     let mut add = |reference: String, layers: &[&[u8]], config: Value| -> Result<()> {
         let mut archive = Archive::default();
@@ -146,37 +148,36 @@ fn all(testbox: &[u8]) -> Result<Vec<(String, Built)>> {
     Ok(images)
 }
 
-/// A shell that becomes the program of `sh -c PROGRAM` (dash waits for it instead, and a
-/// signal to PID 1 does not reach it), and what it is linked with. Debian's busybox has one that
-/// runs its own `ls` and `top` whatever is at /bin/ls and /bin/top.
-const SHELL: [(&str, &str); 4] = [
-    ("/bin/bash", "bin/bash"),
-    (
-        "/lib/x86_64-linux-gnu/libc.so.6",
-        "lib/x86_64-linux-gnu/libc.so.6",
-    ),
-    (
-        "/lib/x86_64-linux-gnu/libtinfo.so.6",
-        "lib/x86_64-linux-gnu/libtinfo.so.6",
-    ),
-    ("/lib64/ld-linux-x86-64.so.2", "lib64/ld-linux-x86-64.so.2"),
+/// What the shell is linked with, at the same place in an image.
+const LIBRARIES: [&str; 3] = [
+    "lib/x86_64-linux-gnu/libc.so.6",
+    "lib/x86_64-linux-gnu/libresolv.so.2",
+    "lib64/ld-linux-x86-64.so.2",
 ];
 
+/// The programs that images are made from, beside busybox.
+struct Parts {
+    /// A shell that runs what is at /bin/ls as `ls` (tests/conformance/shell.sh).
+    shell: Vec<u8>,
+    testbox: Vec<u8>,
+}
+
 /// What programs expect around them, and those that busybox lacks.
-fn system(testbox: &[u8], group: &[u8]) -> Result<Vec<u8>> {
+fn system(parts: &Parts, group: &[u8]) -> Result<Vec<u8>> {
     let mut layer = Layer::default()
         .dir("bin", 0o755)?
         .dir("lib", 0o755)?
         .dir("lib/x86_64-linux-gnu", 0o755)?
         .dir("lib64", 0o755)?;
-    for (path, inside) in SHELL {
-        let file = std::fs::read(path).with_context(|| format!("reading {path}"))?;
+    for inside in LIBRARIES {
+        let path = Path::new("/").join(inside);
+        let file = std::fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
         layer = layer.file(inside, 0o755, &file)?;
     }
     layer
-        .symlink("bin/sh", "bash")?
-        .file("bin/testbox", 0o755, testbox)?
-        .file("bin/nginx", 0o755, testbox)?
+        .file("bin/sh", 0o755, &parts.shell)?
+        .file("bin/testbox", 0o755, &parts.testbox)?
+        .file("bin/nginx", 0o755, &parts.testbox)?
         .symlink("bin/pgrep", "testbox")?
         .symlink("bin/ipcs", "testbox")?
         .symlink("bin/top", "testbox")?
@@ -189,8 +190,8 @@ fn system(testbox: &[u8], group: &[u8]) -> Result<Vec<u8>> {
         .finish()
 }
 
-fn system_with_group(testbox: &[u8]) -> Result<Vec<u8>> {
-    system(testbox, &[GROUP, GROUP_IN_IMAGE].concat())
+fn system_with_group(parts: &Parts) -> Result<Vec<u8>> {
+    system(parts, &[GROUP, GROUP_IN_IMAGE].concat())
 }
 
 /// A layer that is nothing but different from others.
@@ -206,7 +207,11 @@ mod tests {
 
     #[test]
     fn every_reference_is_there_once() {
-        let images = all(b"not a program").unwrap();
+        let parts = Parts {
+            shell: b"no shell".to_vec(),
+            testbox: b"not a program".to_vec(),
+        };
+        let images = all(&parts).unwrap();
         let mut references: Vec<_> = images.iter().map(|(reference, _)| reference).collect();
         references.sort();
         references.dedup();

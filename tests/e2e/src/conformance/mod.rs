@@ -26,6 +26,9 @@ pub struct Options {
     /// The critest program.
     #[arg(long, env = "BULKHEAD_CRITEST")]
     critest: PathBuf,
+    /// The shell of the images that it pulls (tests/conformance/shell.sh).
+    #[arg(long, env = "BULKHEAD_CONFORMANCE_SHELL")]
+    shell: PathBuf,
     /// Only specifications whose names match one of these regular expressions.
     #[arg(long)]
     focus: Vec<String>,
@@ -59,7 +62,7 @@ pub async fn run(programs: &Programs, options: &Options) -> Result<Verdict> {
         extra.push_str("\n[host_pods]\nallow_namespaces = [\"*\"]\n");
     }
     let mut node = Node::new_online(programs, "conformance", &extra)?;
-    let _registry = images::serve(&node, &programs.testbox).await?;
+    let _registry = images::serve(&node, &programs.testbox, &options.shell).await?;
     node.start().await?;
     let outcomes = critest(&node, options).await?;
     let verdict = known::judge(&outcomes, &Known::ours()?, options.focus.is_empty());
