@@ -117,7 +117,8 @@ fn parse(name: &str) -> Option<(Digest, u32)> {
     Some((Digest::from_hex(key).ok()?, writer.parse().ok()?))
 }
 
-/// Images whose layers are all there, and these layers.
+/// Images whose layers all have files, and the layers that can be read. An image keeps its
+/// other layers if one can't be: it is damaged then, and a pull fetches only what is missing.
 fn images(
     dir: &Path,
     limits: &Limits,
@@ -141,12 +142,11 @@ fn images(
         let Some(keys) = places.iter().map(key_of).collect::<Option<Vec<_>>>() else {
             continue;
         };
-        let mut whole = true;
         for (place, key) in places.iter().zip(&keys) {
-            if !layers.contains_key(key) {
-                // One that can't be read is as good as gone.
-                let record = found.get(key).and_then(|file| record(place, key, file));
-                whole &= record.map(|record| layers.insert(*key, record)).is_some();
+            if !layers.contains_key(key)
+                && let Some(record) = found.get(key).and_then(|file| record(place, key, file))
+            {
+                layers.insert(*key, record);
             }
             // What is on something and has its own name does not lean on that.
             if let Some(layer) = layers.get_mut(key)
@@ -155,9 +155,6 @@ fn images(
             {
                 layer.leans = false;
             }
-        }
-        if !whole {
-            continue;
         }
         let mut image = ImageRecord::new(id);
         image.layers = crate::import::stack(&keys);

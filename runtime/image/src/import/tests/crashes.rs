@@ -344,3 +344,28 @@ fn a_lost_database_is_made_anew_from_the_files() {
         assert!(Store::open(copy.path()).unwrap().problems().is_empty());
     }
 }
+
+/// One layer that can't be read costs that layer, not those beside it.
+#[test]
+fn a_database_is_made_anew_over_a_layer_that_cannot_be_read() {
+    let bench = Bench::new();
+    let archive = simple().archive();
+    let image = bench.import(&archive).unwrap().images.remove(0);
+    let copy = copy_of(bench.store.dir());
+    std::fs::remove_file(copy.path().join("images.redb")).unwrap();
+    let name = image.layers[1].erofs_path.file_name().unwrap();
+    let layer = copy.path().join("layers").join(name);
+    std::fs::remove_file(&layer).unwrap();
+    std::os::unix::fs::symlink("nowhere", &layer).unwrap();
+    let store = Store::open(copy.path()).unwrap();
+    assert!(store.get(&image.id).is_none());
+    let said = format!("{:?}", store.problems());
+    assert!(said.contains(&image.id.to_string()), "{said}");
+    store.collect().unwrap();
+    let path = bench.write("again.tar", &archive);
+    let report = store
+        .import(&path, &ImportOptions::default(), &|_| {})
+        .unwrap();
+    assert_eq!((report.layers_converted, report.layers_reused), (1, 2));
+    assert!(store.check(false, &|_| ()).unwrap().problems.is_empty());
+}
