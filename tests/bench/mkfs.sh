@@ -18,18 +18,10 @@ for program in mkfs.erofs "$cache/mkfs.erofs"; do
     fi
 done
 
-uri=$(
-    {
-        cat /etc/apt/sources.list.d/*.sources 2>/dev/null |
-            sed -n 's/^URIs:[[:space:]]*\([^[:space:]]*\).*/\1/p'
-        cat /etc/apt/sources.list /etc/apt/sources.list.d/*.list 2>/dev/null |
-            sed -n 's/^deb[[:space:]]\(\[[^]]*\][[:space:]]*\)\{0,1\}\([^[:space:]]*\).*/\2/p'
-    } | grep -E '/debian/?$' | head -n 1
-)
-if [ -z "$uri" ]; then
-    echo "mkfs: found no Debian mirror in /etc/apt: install erofs-utils 1.7 or later" >&2
+uri=$("$(dirname "$0")/../host/mirror.sh") || {
+    echo "mkfs: install erofs-utils 1.7 or later" >&2
     exit 1
-fi
+}
 
 mkdir -p "$cache"
 work=$(mktemp -d "$cache/new.XXXXXX")

@@ -66,24 +66,13 @@ apt_install() {
         -o Dpkg::Use-Pty=0 "$@" >/dev/null
 }
 
-# Backports come from the mirror that the machine already uses.
-mirror() {
-    {
-        cat /etc/apt/sources.list.d/debian.sources /etc/apt/sources.list.d/*.sources 2>/dev/null |
-            sed -n 's/^URIs:[[:space:]]*\([^[:space:]]*\).*/\1/p'
-        cat /etc/apt/sources.list /etc/apt/sources.list.d/*.list 2>/dev/null |
-            sed -n 's/^deb[[:space:]]\(\[[^]]*\][[:space:]]*\)\{0,1\}\([^[:space:]]*\).*/\2/p'
-    } | grep -E '/debian/?$' | head -n 1
-}
-
 have_suite() {
     apt-cache policy 2>/dev/null | grep -q "n=$1[,[:space:]]\|n=$1\$"
 }
 
 add_suite() {
     have_suite "$1" && return
-    uri=$(mirror)
-    [ -n "$uri" ] || fail "found no Debian mirror in /etc/apt/sources.list*: add the suite $1 by hand"
+    uri=$("$(dirname "$0")/mirror.sh") || fail "add the suite $1 by hand"
     say "adding the suite $1 from $uri"
     as_root tee "/etc/apt/sources.list.d/$1.sources" >/dev/null <<SOURCES
 Types: deb

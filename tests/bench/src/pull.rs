@@ -23,7 +23,11 @@ use bulkhead_test_registry::{Content, Server};
 use clap::Args;
 use serde_json::json;
 
-use crate::{cri::Address, neighbours::Neighbours, report::Report};
+use crate::{
+    cri::Address,
+    neighbours::Neighbours,
+    report::{Report, mib},
+};
 
 /// What is pulled, and by whom.
 #[derive(Args)]
@@ -207,9 +211,4 @@ fn used(directory: &Path) -> Result<u64> {
         }
     }
     Ok(bytes)
-}
-
-#[allow(clippy::cast_precision_loss)] // far below 2^53
-fn mib(bytes: u64) -> f64 {
-    bytes as f64 / f64::from(1 << 20)
 }

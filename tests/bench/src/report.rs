@@ -101,6 +101,12 @@ fn quantile(samples: &[f64], q: f64) -> f64 {
     at(below) + (at(below + 1) - at(below)) * place.fract()
 }
 
+/// Mebibytes, to be shown.
+#[allow(clippy::cast_precision_loss)] // far below 2^53
+pub(crate) fn mib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

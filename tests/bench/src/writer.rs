@@ -13,7 +13,10 @@ use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 use nix::sys::resource::{UsageWho, getrusage};
 
-use crate::{pull::layer, report::Report};
+use crate::{
+    pull::layer,
+    report::{Report, mib},
+};
 
 /// What is written, and by whom.
 #[derive(Args)]
@@ -89,9 +92,4 @@ fn cpu_ms() -> Result<f64> {
         f64::from(seconds) * 1e3 + f64::from(micros) / 1e3
     };
     Ok(times.into_iter().map(ms).sum())
-}
-
-#[allow(clippy::cast_precision_loss)] // far below 2^53
-fn mib(bytes: u64) -> f64 {
-    bytes as f64 / f64::from(1 << 20)
 }
