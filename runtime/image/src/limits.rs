@@ -7,6 +7,9 @@ pub struct Limits {
     pub manifest_bytes: u64,
     /// Bytes of an image configuration.
     pub config_bytes: u64,
+    /// Bytes of manifests, indexes and configurations of all images in one archive: they are
+    /// in memory until the last of them is known.
+    pub documents_bytes: u64,
     /// How deeply indexes may point to indexes.
     pub index_depth: u32,
     /// Manifests in one index.
@@ -33,6 +36,7 @@ impl Default for Limits {
         Self {
             manifest_bytes: 4 << 20,
             config_bytes: 4 << 20,
+            documents_bytes: 64 << 20,
             index_depth: 4,
             index_entries: 1024,
             archive_entries: 65_536,

@@ -5,7 +5,7 @@
 //! the configuration, which are enough.
 
 use super::source::{Source, check_digest};
-use super::{Found, LayerSource};
+use super::{Documented, Found, LayerSource};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::limits::Limits;
@@ -14,6 +14,7 @@ use crate::reference::Reference;
 
 /// Finds the images of a docker archive.
 pub(super) fn find(source: &Source, manifest: &[u8], limits: &Limits) -> Result<Vec<Found>> {
+    let mut documents = Documented::new(limits);
     parse_docker(manifest, limits)?
         .into_iter()
         .map(|image| {
@@ -38,14 +39,16 @@ pub(super) fn find(source: &Source, manifest: &[u8], limits: &Limits) -> Result<
                 expected: None,
                 compression: None,
             };
-            Ok(Found {
+            let found = Found {
                 names: names.collect::<Result<_>>()?,
                 digest: None,
                 id,
                 layers: image.layers.into_iter().map(layer).collect(),
                 blobs: vec![(id, config.clone())],
                 config,
-            })
+            };
+            documents.add(&found)?;
+            Ok(found)
         })
         .collect()
 }

@@ -23,6 +23,7 @@ use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::image::Image;
+use crate::limits::Limits;
 use crate::manifest::{Compression, Platform};
 use crate::records::ImageRecord;
 use crate::reference::Reference;
@@ -136,6 +137,32 @@ struct Found {
     layers: Vec<LayerSource>,
     /// Documents to keep.
     blobs: Vec<(Digest, Vec<u8>)>,
+}
+
+/// Counts the documents of an archive's images.
+struct Documented {
+    limit: u64,
+    left: u64,
+}
+
+impl Documented {
+    fn new(limits: &Limits) -> Self {
+        let limit = limits.documents_bytes;
+        Self { limit, left: limit }
+    }
+
+    fn add(&mut self, found: &Found) -> Result<()> {
+        let bytes: usize = found.blobs.iter().map(|(_, bytes)| bytes.len()).sum();
+        self.left = self
+            .left
+            .checked_sub(bytes as u64)
+            .ok_or_else(|| Error::Limit {
+                what: "the manifests and configurations of all images in one archive".into(),
+                limit: self.limit,
+                unit: "bytes",
+            })?;
+        Ok(())
+    }
 }
 
 /// Where a layer is in the source, and what is known of it.

@@ -3,7 +3,7 @@
 //! Source: OCI image-spec, image-layout.md and annotations.md.
 
 use super::source::Source;
-use super::{Found, LayerSource, name_from_file};
+use super::{Documented, Found, LayerSource, name_from_file};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::limits::Limits;
@@ -35,6 +35,7 @@ pub(super) fn find(source: &Source, index: &[u8], limits: &Limits) -> Result<Vec
             None => images.push((name, vec![entry])),
         }
     }
+    let mut documents = Documented::new(limits);
     images
         .into_iter()
         .map(|(name, variants)| {
@@ -47,6 +48,7 @@ pub(super) fn find(source: &Source, index: &[u8], limits: &Limits) -> Result<Vec
             if let Some(name) = name {
                 found.names.push(reference(source, &name)?);
             }
+            documents.add(&found)?;
             Ok(found)
         })
         .collect()

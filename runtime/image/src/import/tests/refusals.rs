@@ -201,3 +201,23 @@ fn what_cannot_be_run_is_refused() {
         assert!(matches!(error, Error::MediaType { .. }), "{error}");
     }
 }
+
+#[test]
+fn documents_of_many_images_are_bounded_together() {
+    let mut parts = Parts::new();
+    for name in ["one", "two", "three"] {
+        let manifest = parts.image("amd64", &[("", &layer(name))]);
+        parts.name(manifest, &format!("registry.test/{name}:1"));
+    }
+    let archive = parts.archive();
+    let with = |documents_bytes| {
+        Bench::with(Limits {
+            documents_bytes,
+            ..Limits::default()
+        })
+    };
+    // A manifest and a configuration take less than a KiB each.
+    assert_eq!(with(6 << 10).import(&archive).unwrap().images.len(), 3);
+    let error = with(1 << 10).refused(&archive);
+    assert!(matches!(error, Error::Limit { limit: 1024, .. }), "{error}");
+}
